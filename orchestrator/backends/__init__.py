@@ -1,0 +1,1 @@
+"""What answers prompts. One port (base.py), one adapter a file."""

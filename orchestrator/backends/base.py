@@ -1,0 +1,39 @@
+"""The port to a model: a prompt goes in, pieces of text come out, and a last word why it ended."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.events import FinishReason, Usage
+from orchestrator.job import GenerateRequest
+from orchestrator.session import Message as Message
+from orchestrator.stop import StopSignal
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last item of every whole answer. Without it, the answer was cut."""
+
+    reason: FinishReason
+    usage: Usage | None = None
+
+
+class Backend(Protocol):
+    """A model that answers in pieces.
+
+    ``name`` is what status and health show.
+    """
+
+    name: str
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[str | Finish, None, None]:
+        """Yield non-empty pieces of text, then one Finish.
+
+        ``messages`` is the whole conversation, the system text first where there is one and the
+        prompt last; ``request`` has the sampling parameters. While blocked, the generator
+        registers with ``stop.waking`` what unblocks it; closing the generator ends the call to
+        the model. Raises a RunError where the model fails, and Stopped after a stop.
+        """
+        ...

@@ -1,0 +1,92 @@
+"""The `orchestrator` command."""
+
+import argparse
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gunicorn.app.wsgiapp import WSGIApplication
+
+from orchestrator import __version__, config
+from orchestrator.errors import ConfigError
+
+
+class _Server(WSGIApplication):
+    """gunicorn with our configuration file, wherever it was installed."""
+
+    def load_config(self) -> None:
+        self.load_config_from_file(str(_configuration_file()))
+        self.cfg.set("wsgi_app", "orchestrator.web:create_app()")
+        self.app_uri = self.cfg.wsgi_app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="orchestrator", description="LLM orchestrator web API")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="serve the API; settings come from the environment")
+    parser.parse_args(arguments)
+    try:
+        return _serve(config.load())
+    except ConfigError as error:
+        sys.stderr.write(f"orchestrator: {error}\n")
+        return 1
+
+
+def _serve(settings: config.Settings) -> int:
+    if not _is_free(settings):
+        raise ConfigError(
+            f"Port {settings.port} is taken. Serve on another one: PORT={settings.port + 1000} "
+            "make run"
+        )
+    sys.stdout.write(greeting(settings))
+    sys.stdout.flush()
+    sys.argv = ["orchestrator"]
+    _Server("%(prog)s").run()
+    return 0
+
+
+def _configuration_file() -> Path:
+    here = Path(__file__).resolve().parent
+    packaged = here / "gunicorn.conf.py"
+    return packaged if packaged.exists() else here.parent / "gunicorn.conf.py"
+
+
+def _is_free(settings: config.Settings) -> bool:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError:
+            return False
+    return True
+
+
+def greeting(settings: config.Settings) -> str:
+    """Return what the start prints: where, which model, a first request, how to attach a model."""
+    scheme = "https" if settings.tls_cert else "http"
+    address = f"{scheme}://localhost:{settings.port}"
+    name = settings.model or settings.backend
+    echo = " (it repeats your prompt; it is no language model)" if name == "echo" else ""
+    lines = [
+        f"Orchestrator {__version__} at {address}",
+        f"Model: {name}{echo}",
+        "",
+        "Try:",
+        f"  curl -N {address}/api/v1/infer -H 'Content-Type: application/json' "
+        "-H 'Accept: text/event-stream' -d '{\"prompt\": \"Hello\"}'",
+    ]
+    if settings.backend == "echo":
+        lines += [
+            "",
+            "Attach a model:",
+            "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=gpt-4o-mini OPENAI_API_KEY=... "
+            "make run",
+            "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=llama3.2 "
+            "OPENAI_BASE_URL=http://127.0.0.1:11434/v1 make run",
+            "  ORCHESTRATOR_BACKEND=package.module:callable make run",
+        ]
+    return "\n".join(lines) + "\n\n"

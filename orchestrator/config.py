@@ -1,0 +1,233 @@
+"""Settings from the environment, read once, here and nowhere else.
+
+Each field of Settings says its variable, its default and its meaning; docs/settings.md is made
+from them. A value that can't be used stops the start with a sentence that names it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator.errors import ConfigError
+
+Parser = Callable[[str], Any]
+
+
+def _integer(low: int, high: int) -> Parser:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    parse.__doc__ = f"a whole number from {low} to {high}"
+    return parse
+
+
+def _seconds(low: float, high: float) -> Parser:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    parse.__doc__ = f"a number of seconds from {low:g} to {high:g}"
+    return parse
+
+
+def _text(text: str) -> str:
+    """a text"""
+    return text
+
+
+def _backend(text: str) -> str:
+    """echo, openai, or package.module:callable"""
+    if text not in ("echo", "openai") and not all(text.partition(":")):
+        raise ValueError
+    return text
+
+
+def _url(text: str) -> str:
+    """an address such as http://127.0.0.1:8000/v1"""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError
+    return text.rstrip("/")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """exact origins separated by commas, such as https://app.example.com"""
+    origins = tuple(item.strip().rstrip("/") for item in text.split(",") if item.strip())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError
+    return origins
+
+
+def setting(variable: str, default: Any, parse: Parser, meaning: str, secret: bool = False) -> Any:
+    """Declare a setting: the variable it comes from, its rule and its meaning."""
+    return field(
+        default=default,
+        repr=not secret,
+        metadata={"variable": variable, "parse": parse, "meaning": meaning},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the whole service is set up. Times are in seconds."""
+
+    host: str = setting(
+        "ORCHESTRATOR_HOST",
+        "127.0.0.1",
+        _text,
+        "The address to listen on. The Dockerfile and the Procfile set it to 0.0.0.0.",
+    )
+    port: int = setting("PORT", 8080, _integer(1, 65535), "The port to listen on.")
+    workers: int = setting(
+        "WEB_CONCURRENCY",
+        1,
+        _integer(1, 256),
+        "Web processes. The memory store lives in one process, so with it only 1 is possible.",
+    )
+    backend: str = setting(
+        "ORCHESTRATOR_BACKEND",
+        "echo",
+        _backend,
+        "What answers: `echo`, `openai` (any OpenAI-compatible server), or "
+        "`package.module:callable`, a Python callable of your own.",
+    )
+    model: str | None = setting(
+        "ORCHESTRATOR_MODEL", None, _text, "The upstream's model name; required for `openai`."
+    )
+    openai_base_url: str = setting(
+        "OPENAI_BASE_URL",
+        "https://api.openai.com/v1",
+        _url,
+        "Where the OpenAI-compatible server is: OpenAI, vLLM, Ollama, llama.cpp, and the like.",
+    )
+    openai_api_key: str | None = setting(
+        "OPENAI_API_KEY", None, _text, "Sent to that server as a bearer token.", secret=True
+    )
+    echo_delay_s: float = setting(
+        "ORCHESTRATOR_ECHO_DELAY_S",
+        0.0,
+        _seconds(0, 60),
+        "What the echo backend waits before each word, in seconds.",
+    )
+    concurrency: int = setting(
+        "ORCHESTRATOR_CONCURRENCY", 64, _integer(1, 10_000), "Requests running at once."
+    )
+    queue_limit: int = setting(
+        "ORCHESTRATOR_QUEUE_LIMIT",
+        10_000,
+        _integer(1, 10_000_000),
+        "Requests waiting at once; past it a submit is answered with 503.",
+    )
+    connect_timeout_s: float = setting(
+        "ORCHESTRATOR_CONNECT_TIMEOUT_S",
+        5.0,
+        _seconds(0.01, 600),
+        "How long connecting to the upstream may take.",
+    )
+    first_token_timeout_s: float = setting(
+        "ORCHESTRATOR_FIRST_TOKEN_TIMEOUT_S",
+        60.0,
+        _seconds(0.01, 3600),
+        "How long the upstream may take to its first token.",
+    )
+    idle_timeout_s: float = setting(
+        "ORCHESTRATOR_IDLE_TIMEOUT_S",
+        30.0,
+        _seconds(0.01, 3600),
+        "How long the upstream may be silent between two tokens.",
+    )
+    timeout_s: float = setting(
+        "ORCHESTRATOR_TIMEOUT_S",
+        300.0,
+        _seconds(0.01, 3600),
+        "How long a request may run when it doesn't say `timeout_s` itself.",
+    )
+    queue_timeout_s: float = setting(
+        "ORCHESTRATOR_QUEUE_TIMEOUT_S",
+        3600.0,
+        _seconds(0.01, 3600),
+        "How long a request may wait when it doesn't say `queue_timeout_s` itself.",
+    )
+    retention_s: float = setting(
+        "ORCHESTRATOR_RETENTION_S",
+        3600.0,
+        _seconds(1, 30 * 86_400),
+        "How long a request is kept from its end, and a session from its last use.",
+    )
+    memory_limit_mb: int = setting(
+        "ORCHESTRATOR_MEMORY_LIMIT_MB",
+        512,
+        _integer(1, 1_000_000),
+        "What the memory store may hold, in MiB. Ended requests go first, oldest first; with "
+        "only live ones left a submit is answered with 503.",
+    )
+    max_connections: int = setting(
+        "ORCHESTRATOR_MAX_CONNECTIONS",
+        4096,
+        _integer(16, 100_000),
+        "Client connections at once in a process; three quarters of them may be open streams "
+        "and sockets.",
+    )
+    graceful_timeout_s: int = setting(
+        "ORCHESTRATOR_GRACEFUL_TIMEOUT_S",
+        30,
+        _integer(6, 3600),
+        "How long a stop may take. Requests may run until 5 seconds before it.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "ORCHESTRATOR_CORS_ORIGINS",
+        (),
+        _origins,
+        "Other origins whose pages may use the API, over HTTP and WebSocket. Unset: the "
+        "service's own pages only.",
+    )
+    tls_cert: str | None = setting(
+        "ORCHESTRATOR_TLS_CERT", None, _text, "A certificate file (PEM); with the key: https."
+    )
+    tls_key: str | None = setting("ORCHESTRATOR_TLS_KEY", None, _text, "Its key file (PEM).")
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from ``environ`` (the process's own by default). Raises ConfigError."""
+    environ = os.environ if environ is None else environ
+    values = {}
+    for item in fields(Settings):
+        variable, parse = item.metadata["variable"], item.metadata["parse"]
+        text = environ.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            values[item.name] = parse(text)
+        except ValueError:
+            shown = text if item.repr else "its value"
+            raise ConfigError(f"{variable}: {shown!r} is not {parse.__doc__}.") from None
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    if settings.workers > 1:
+        raise ConfigError(
+            f"WEB_CONCURRENCY={settings.workers}: the memory store lives in one process, and "
+            "processes share no memory. Set WEB_CONCURRENCY=1; one process serves thousands of "
+            "streams."
+        )
+    if settings.backend == "openai" and not settings.model:
+        raise ConfigError(
+            "ORCHESTRATOR_MODEL is not set. The openai backend needs the name of a model that "
+            f"{settings.openai_base_url} serves."
+        )
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise ConfigError(
+            "ORCHESTRATOR_TLS_CERT and ORCHESTRATOR_TLS_KEY go together: set both or neither."
+        )

@@ -1,0 +1,1 @@
+"""Who runs requests, and in which order. One port (base.py), one way of running a file."""

@@ -1,0 +1,29 @@
+"""The port to whoever runs requests."""
+
+from typing import Protocol
+
+from orchestrator.job import Job
+
+
+class Dispatcher(Protocol):
+    """Takes jobs whose turn it is and has each run once."""
+
+    def start(self) -> None:
+        """Begin to run jobs."""
+        ...
+
+    def put(self, job: Job) -> None:
+        """Queue a job by its priority. Bounded by the store's admission, so it never refuses."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Drop a job that waits here, or stop it where it runs. Unknown ids are ignored."""
+        ...
+
+    def position(self, job: Job) -> int:
+        """Return how many waiting jobs are ahead of this one."""
+        ...
+
+    def stop_all(self) -> None:
+        """Stop all that runs here as failed, because the process is about to end."""
+        ...

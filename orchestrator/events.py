@@ -1,0 +1,79 @@
+"""The closed vocabulary of a request's event log. Small, frozen, and without behaviour.
+
+A log reads ``Started Token* (Restarted Token*)* (Completed | Failed | Cancelled)``; a request
+that never ran has its terminal event alone.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the backend counted them."""
+
+    input_tokens: int
+    output_tokens: int
+
+    def as_json(self) -> dict[str, int]:
+        """Return what clients are shown."""
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer; ``chunk`` counts from 0 since the start or the last restart."""
+
+    chunk: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The answer so far is void: attempt number ``attempt`` (from 2) begins at chunk 0."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The whole answer is there."""
+
+    finish_reason: FinishReason
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There is no answer; ``code`` is an error code of errors.RunError's branch."""
+
+    code: str
+    message: str
+    stage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Someone asked for the end; what was generated until then is the result."""
+
+
+Terminal = Completed | Failed | Cancelled
+Event = Started | Token | Restarted | Terminal

@@ -1,0 +1,151 @@
+"""A request and its state machine: what was asked, what became of it, and the legal moves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.events import (
+    Cancelled,
+    Completed,
+    Event,
+    Failed,
+    FinishReason,
+    Restarted,
+    Started,
+    Terminal,
+    Token,
+    Usage,
+)
+
+
+class Status(StrEnum):
+    """Where a request stands. Nothing leaves a terminal status."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+class Priority(StrEnum):
+    """Which queue a request waits in."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class OnBusy(StrEnum):
+    """What a second request in a busy session does."""
+
+    ENQUEUE = "enqueue"
+    REJECT = "reject"
+    INTERRUPT = "interrupt"
+    PARALLEL = "parallel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """What a client asked for, validated. Times are in seconds."""
+
+    prompt: str
+    session_id: str
+    model: str
+    metadata: Mapping[str, Any]
+    priority: Priority = Priority.NORMAL
+    stream: bool = False
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    timeout_s: float
+    queue_timeout_s: float
+    on_busy: OnBusy = OnBusy.ENQUEUE
+
+
+class IllegalMove(Exception):
+    """An event came that the request's status does not allow: a bug, not a client's error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request at one moment. Times are seconds since the epoch; ids are UUIDv7."""
+
+    id: str
+    request: GenerateRequest
+    created_at: float
+    status: Status = Status.PENDING
+    backend: str | None = None
+    attempts: int = 0
+    started_at: float | None = None
+    first_token_at: float | None = None
+    completed_at: float | None = None
+    expires_at: float | None = None
+    cancel_requested_at: float | None = None
+    result: str | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: str | None = None
+    error_code: str | None = None
+    error_stage: str | None = None
+
+    def apply(self, event: Event, at: float) -> "Job":
+        """Return the job after ``event``. Raises IllegalMove."""
+        match self.status, event:
+            case Status.PENDING, Started():
+                return replace(self, status=Status.PROCESSING, started_at=at, attempts=1)
+            case Status.PROCESSING, Token():
+                return self if self.first_token_at else replace(self, first_token_at=at)
+            case Status.PROCESSING, Restarted(attempt):
+                return replace(self, attempts=attempt)
+        raise IllegalMove(f"{type(event).__name__} after {self.status}")
+
+    def end(self, event: Terminal, text: str, at: float, retention_s: float) -> "Job":
+        """Return the ended job; ``text`` is what was generated. Raises IllegalMove."""
+        if self.status.is_terminal or (
+            self.status is Status.PENDING and isinstance(event, Completed)
+        ):
+            raise IllegalMove(f"{type(event).__name__} after {self.status}")
+        expires_at = at + retention_s
+        match event:
+            case Completed(finish_reason, usage):
+                return replace(
+                    self,
+                    status=Status.COMPLETED,
+                    result=text,
+                    finish_reason=finish_reason,
+                    usage=usage,
+                    completed_at=at,
+                    expires_at=expires_at,
+                )
+            case Failed(code, message, stage):
+                return replace(
+                    self,
+                    status=Status.FAILED,
+                    finish_reason=FinishReason.ERROR,
+                    error=message,
+                    error_code=code,
+                    error_stage=stage,
+                    completed_at=at,
+                    expires_at=expires_at,
+                )
+            case Cancelled():
+                return replace(
+                    self,
+                    status=Status.CANCELLED,
+                    result=text or None,
+                    finish_reason=FinishReason.CANCELLED,
+                    completed_at=at,
+                    expires_at=expires_at,
+                )

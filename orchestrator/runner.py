@@ -1,0 +1,126 @@
+"""The engine: one claimed request, from its first token to the end it deserves."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from orchestrator.backends.base import Backend, Finish
+from orchestrator.errors import (
+    DeadlineExceeded,
+    OrchestratorError,
+    ShuttingDown,
+    UpstreamTruncated,
+)
+from orchestrator.events import Cancelled, Completed, Failed, Terminal, Token
+from orchestrator.job import Job
+from orchestrator.session import History
+from orchestrator.stop import Stopped, StopSignal
+from orchestrator.stores.base import Store
+
+logger = logging.getLogger("orchestrator")
+
+YIELD_EVERY = 32
+"""Tokens between two bows to other greenlets: a backend that never waits would starve them."""
+
+
+class Runner:
+    """Runs requests, and knows which ones run in this process.
+
+    ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(
+        self, store: Store, backend: Backend, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._running: dict[str, tuple[StopSignal, float]] = {}
+
+    def run(self, job_id: str) -> Sequence[Job]:
+        """Run a pending request to its end. Returns the jobs whose session is free now."""
+        stop = StopSignal()
+        self._track(job_id, stop, float("inf"))
+        try:
+            claimed = self._store.claim(job_id, self._backend.name)
+            if claimed is None:
+                return ()
+            job, history = claimed
+            self._track(job_id, stop, self._clock() + job.request.timeout_s)
+            end = self._generate(job, history, stop)
+            return self._store.finish(job_id, end).ready
+        finally:
+            with self._lock:
+                del self._running[job_id]
+
+    def stop(self, job_id: str, reason: OrchestratorError | None = None) -> None:
+        """Stop a request if it runs here: as cancelled, or failed with ``reason``."""
+        with self._lock:
+            running = self._running.get(job_id)
+        if running:
+            running[0].request(reason)
+
+    def stop_late(self) -> None:
+        """Stop what runs past its deadline. To be called a few times a second."""
+        now = self._clock()
+        with self._lock:
+            late = [stop for stop, deadline in self._running.values() if deadline <= now]
+        for stop in late:
+            stop.request(
+                DeadlineExceeded(
+                    "The request ran into its time limit. Allow more with timeout_s, or ask for "
+                    "less with max_tokens.",
+                    stage="run",
+                )
+            )
+
+    def stop_all(self) -> None:
+        """Stop everything that runs here, because the process is about to end."""
+        with self._lock:
+            running = [stop for stop, _ in self._running.values()]
+        for stop in running:
+            stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
+
+    def _track(self, job_id: str, stop: StopSignal, deadline: float) -> None:
+        with self._lock:
+            self._running[job_id] = (stop, deadline)
+
+    def _generate(self, job: Job, history: History, stop: StopSignal) -> Terminal:
+        try:
+            return self._relay(job, history, stop)
+        except Stopped:
+            return _failed(stop.reason) if stop.reason else Cancelled()
+        except OrchestratorError as error:
+            if stop.requested:
+                return _failed(stop.reason) if stop.reason else Cancelled()
+            return _failed(error)
+        except Exception:
+            logger.exception("request %s: the backend %s is faulty", job.id, self._backend.name)
+            return _failed(OrchestratorError("The server has a fault; its log says more."))
+
+    def _relay(self, job: Job, history: History, stop: StopSignal) -> Terminal:
+        stream = self._backend.stream(job.request, history.conversation(job.request), stop)
+        try:
+            for chunk, piece in enumerate(stream):
+                if isinstance(piece, Finish):
+                    stop.check()
+                    return Completed(piece.reason, piece.usage)
+                stop.check()
+                if not self._store.append(job.id, Token(chunk, _clean(piece))):
+                    raise Stopped
+                if chunk % YIELD_EVERY == YIELD_EVERY - 1:
+                    time.sleep(0)
+        finally:
+            stream.close()
+        raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
+
+
+def _failed(error: OrchestratorError) -> Failed:
+    return Failed(error.code, error.message, error.details.get("stage"))
+
+
+def _clean(text: str) -> str:
+    """Return text that UTF-8 can carry: a model may stop in the middle of a surrogate pair."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,0 +1,366 @@
+"""JSON in, JSON out: strict parsing, the rules of each field, and what a client is shown."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
+
+from orchestrator.errors import InvalidRequest
+from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Status
+from orchestrator.session import Session
+
+MAX_BODY = 1024 * 1024
+MAX_DEPTH = 32
+MAX_WAIT_S = 60.0
+
+Json = dict[str, Any]
+
+_LONE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_EXAMPLE = 'Send a JSON object such as {"prompt": "Hello"}.'
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
+    return result
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+
+
+def parse_object(data: bytes | str) -> Json:
+    """Parse a JSON object strictly.
+
+    Refuses NaN, duplicate keys, lone surrogates and nesting past 32 levels, which the standard
+    library lets pass. Raises InvalidRequest.
+    """
+    try:
+        text = data.decode() if isinstance(data, bytes) else data
+        if not text.strip():
+            raise InvalidRequest(f"The body is empty. {_EXAMPLE}")
+        value = _decoder.decode(text)
+        if _LONE_SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body is not UTF-8. Send JSON in UTF-8.") from None
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            "The body has half of a surrogate pair, which is no character. Send whole ones."
+        ) from None
+    except RecursionError:
+        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+    except _DuplicateKey as error:
+        raise InvalidRequest(f"The key {_shown(error)} comes twice. Send each key once.") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}. {_EXAMPLE}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body is no JSON object. {_EXAMPLE}")
+    return value
+
+
+def _shown(text: object) -> str:
+    return json.dumps(str(text)[:100])
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    level = [value]
+    while level:
+        depth += 1
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        level = [item for item in inner if isinstance(item, (dict, list))]
+    return depth
+
+
+class _Number(fields.Float):
+    """A JSON number and nothing that merely looks like one."""
+
+    def _validated(self, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.make_error("invalid")
+        if not math.isfinite(value):
+            raise self.make_error("special")
+        return float(value)
+
+
+class _Flag(fields.Boolean):
+    """true or false and nothing that merely looks like one."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
+class _StopTexts(fields.Field[tuple[str, ...]]):
+    """A text, or up to four of them."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or len(texts) > 4:
+            raise ValidationError("Must be a string or a list of up to 4 strings.")
+        if not all(isinstance(text, str) and 0 < len(text) <= 256 for text in texts):
+            raise ValidationError("Each stop text must have 1 to 256 characters.")
+        return tuple(texts)
+
+
+def _not_blank(value: str) -> None:
+    if not value.strip():
+        raise ValidationError("Must not be blank.")
+
+
+def _valid_metadata(value: Mapping[str, Any]) -> None:
+    if len(value) > 50:
+        raise ValidationError("Must have at most 50 entries.")
+    for key, item in value.items():
+        if len(key) > 128:
+            raise ValidationError("Keys must have at most 128 characters.")
+        if isinstance(item, str) and len(item) > 1024:
+            raise ValidationError(f"{_shown(key)} must have at most 1024 characters.")
+        if not isinstance(item, (str, int, float, bool, type(None))):
+            raise ValidationError(f"{_shown(key)} must be a string, number, boolean or null.")
+        if isinstance(item, (int, float)) and not abs(item) < 2**63:
+            raise ValidationError(f"{_shown(key)} is too large a number.")
+    if value.get("priority") is not None and value["priority"] not in list(Priority):
+        raise ValidationError('"priority" must be one of: high, normal, low.')
+
+
+def _one_of(names: Iterable[str]) -> validate.OneOf:
+    return validate.OneOf([str(name) for name in names], error="Must be one of: {choices}.")
+
+
+def _text(description: str, *checks: Any, **options: Any) -> fields.String:
+    return fields.String(
+        allow_none=not options.get("required"),
+        validate=checks,
+        metadata={"description": description},
+        **options,
+    )
+
+
+def _seconds(description: str) -> _Number:
+    return _Number(
+        allow_none=True,
+        validate=validate.Range(
+            0, 3600, min_inclusive=False, error="Must be more than 0 and at most 3600 seconds."
+        ),
+        metadata={"description": description},
+    )
+
+
+SESSION_ID_RULE = "Must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+_SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def is_session_id(text: str) -> bool:
+    """Whether a text can name a session."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def _valid_session_id(text: str) -> None:
+    if not is_session_id(text):
+        raise ValidationError(SESSION_ID_RULE)
+
+
+class SubmitSchema(Schema):
+    """The body of a submit."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": "There is no such field. See the API's documentation at /docs."}
+
+    prompt = _text("What the model is asked.", _not_blank, required=True)
+    session_id = _text("The conversation it belongs to; a new one when absent.", _valid_session_id)
+    metadata = fields.Dict(
+        keys=fields.String(),
+        allow_none=True,
+        validate=_valid_metadata,
+        metadata={
+            "description": "Your own data, kept and given back. Only `priority` is looked at.",
+            "example": {"priority": "high"},
+        },
+    )
+    priority = _text("Which queue it waits in; wins over metadata.priority.", _one_of(Priority))
+    stream = _Flag(
+        allow_none=True, metadata={"description": "Whether tokens will be watched as they come."}
+    )
+    model = _text("One of GET /api/v1/models; the configured one when absent.")
+    system = _text("Instructions that come before the conversation and stay in force.")
+    max_tokens = fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(1, 10_000_000),
+        metadata={"description": "The longest answer, in tokens."},
+    )
+    temperature = _Number(
+        allow_none=True, validate=validate.Range(0, 2), metadata={"description": "Randomness."}
+    )
+    top_p = _Number(
+        allow_none=True,
+        validate=validate.Range(0, 1, min_inclusive=False),
+        metadata={"description": "Nucleus sampling."},
+    )
+    stop = _StopTexts(
+        allow_none=True,
+        metadata={
+            "description": "Texts that end the answer.",
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "maxItems": 4},
+                {"type": "null"},
+            ],
+        },
+    )
+    seed = fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(-(2**63), 2**63 - 1),
+        metadata={"description": "For answers that repeat, where the model can."},
+    )
+    timeout_s = _seconds("How long it may run.")
+    queue_timeout_s = _seconds("How long it may wait to run.")
+    on_busy = _text("What it does when its session is busy.", _one_of(OnBusy))
+
+
+_submit = SubmitSchema()
+
+
+def invalid(fields: Mapping[str, Any]) -> InvalidRequest:
+    """Make an InvalidRequest of a map of field to messages."""
+    first = next(iter(fields.items()))
+    message = first[1][0] if isinstance(first[1], list) else str(first[1])
+    return InvalidRequest(f"{first[0]}: {message}", fields=dict(fields))
+
+
+class SubmitReader:
+    """Makes requests of bodies, with the defaults and models of a configuration.
+
+    ``models`` are the names that may be asked for, the default one first.
+    """
+
+    def __init__(self, models: Sequence[str], timeout_s: float, queue_timeout_s: float) -> None:
+        self._models = models
+        self._timeout_s = timeout_s
+        self._queue_timeout_s = queue_timeout_s
+
+    def read(self, body: Json) -> GenerateRequest:
+        """Return the request that ``body`` asks for. Raises InvalidRequest with the fields."""
+        try:
+            loaded: Json = _submit.load(body)
+        except ValidationError as error:
+            messages = error.messages_dict
+            raise invalid({_shown(key).strip('"'): messages[key] for key in messages}) from None
+        given = {name: value for name, value in loaded.items() if value is not None}
+        model = given.get("model", self._models[0])
+        if model not in self._models:
+            raise invalid({"model": [f"Must be one of: {', '.join(self._models)}."]})
+        metadata = given.get("metadata", {})
+        priority = given.pop("priority", None) or metadata.get("priority") or Priority.NORMAL
+        given |= {"model": model, "metadata": metadata, "priority": Priority(priority)}
+        given["on_busy"] = OnBusy(given.get("on_busy", OnBusy.ENQUEUE))
+        given.setdefault("session_id", str(uuid4()))
+        given.setdefault("timeout_s", self._timeout_s)
+        given.setdefault("queue_timeout_s", self._queue_timeout_s)
+        return GenerateRequest(**given)
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """Return RFC 3339 in UTC with milliseconds."""
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def accepted_view(request_id: str, session_id: str) -> Json:
+    """Return what a submit is answered with."""
+    return {
+        "request_id": request_id,
+        "session_id": session_id,
+        "status": Status.PROCESSING,
+        "result": None,
+        "error": None,
+    }
+
+
+def result_view(job: Job) -> Json:
+    """Return the five base fields of a request."""
+    return {
+        "request_id": job.id,
+        "session_id": job.request.session_id,
+        "status": job.status,
+        "result": job.result,
+        "error": job.error,
+    }
+
+
+def status_view(job: Job, queue_position: int | None) -> Json:
+    """Return all that is known of a request."""
+    return result_view(job) | {
+        "model": job.request.model,
+        "backend": job.backend,
+        "priority": job.request.priority,
+        "metadata": job.request.metadata,
+        "attempts": job.attempts,
+        "finish_reason": job.finish_reason,
+        "error_code": job.error_code,
+        "queue_position": queue_position,
+        "usage": job.usage and job.usage.as_json(),
+        "metrics": {
+            "queue_ms": _milliseconds(job.created_at, job.started_at),
+            "ttft_ms": _milliseconds(job.started_at, job.first_token_at),
+            "run_ms": _milliseconds(job.started_at, job.completed_at),
+        },
+        "created_at": timestamp(job.created_at),
+        "started_at": timestamp(job.started_at),
+        "first_token_at": timestamp(job.first_token_at),
+        "completed_at": timestamp(job.completed_at),
+        "expires_at": timestamp(job.expires_at),
+        "cancel_requested_at": timestamp(job.cancel_requested_at),
+    }
+
+
+def _milliseconds(begin: float | None, end: float | None) -> int | None:
+    return None if begin is None or end is None else max(0, round((end - begin) * 1000))
+
+
+def session_view(session: Session) -> Json:
+    """Return a session without its messages."""
+    return {
+        "session_id": session.id,
+        "messages_count": len(session.history.messages),
+        "active_requests": session.active,
+        "created_at": timestamp(session.created_at),
+        "last_used_at": timestamp(session.last_used_at),
+    }
+
+
+def conversation_view(session: Session) -> Json:
+    """Return a session with its messages in order."""
+    history = session.history
+    system = [{"role": "system", "content": history.system}] if history.system else []
+    turns = [{"role": message.role, "content": message.content} for message in history.messages]
+    return session_view(session) | {"messages": system + turns}

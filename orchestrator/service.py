@@ -1,0 +1,165 @@
+"""All that a door may ask: submit, get, wait, follow, cancel, list, sessions, drain."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.dispatch.base import Dispatcher
+from orchestrator.errors import PipelineUnavailable, ShuttingDown
+from orchestrator.events import Failed
+from orchestrator.ids import new_id
+from orchestrator.job import GenerateRequest, Job, Status
+from orchestrator.session import Session
+from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Store, Submission
+
+logger = logging.getLogger("orchestrator")
+
+SWEEP_S = 0.5
+"""How often what is late or past its retention is looked for."""
+BATCH = 256
+"""Events a reader is handed at once, at most."""
+START = -1
+"""The cursor before the first event of a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that requests may name."""
+
+    id: str
+    backend: str
+
+
+class Service:
+    """The rules, over a store and a dispatcher."""
+
+    def __init__(self, store: Store, dispatcher: Dispatcher, models: Sequence[Model]) -> None:
+        self.models = models
+        self._store = store
+        self._dispatcher = dispatcher
+        self._draining = threading.Event()
+
+    def start(self) -> None:
+        """Start what runs beside the doors. To be called once, in the process that serves."""
+        self._dispatcher.start()
+        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is about to stop and takes nothing new."""
+        return self._draining.is_set()
+
+    def submit(
+        self, request: GenerateRequest, idempotency: Idempotency | None = None
+    ) -> Submission:
+        """Accept a request; it runs whether or not anyone waits.
+
+        Raises PipelineUnavailable, SessionBusy, IdempotencyKeyReused.
+        """
+        if self.is_draining:
+            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
+        job = Job(id=new_id(), request=request, created_at=time.time())
+        submission = self._store.submit(job, idempotency)
+        for interrupted in submission.interrupted:
+            self._dispatcher.cancel(interrupted)
+        self._dispatch(submission.ready)
+        return submission
+
+    def get(self, job_id: str) -> Job:
+        """Return a request. Raises NotFound, ResultExpired."""
+        return self._store.get(job_id)
+
+    def wait(self, job_id: str, timeout: float) -> Job:
+        """Return a request once it has ended, or as it is after ``timeout`` seconds."""
+        return self._store.wait(job_id, timeout)
+
+    def queue_position(self, job: Job) -> int | None:
+        """Return how many requests are ahead of a pending one; None for any other."""
+        if job.status is not Status.PENDING:
+            return None
+        return self._store.line_position(job.id) or self._dispatcher.position(job)
+
+    def cancel(self, job_id: str) -> Change:
+        """Cancel: a pending request ends at once, a running one as soon as it can be stopped."""
+        change = self._store.cancel(job_id)
+        if change.changed:
+            self._dispatcher.cancel(job_id)
+            self._dispatch(change.ready)
+        return change
+
+    def read(self, job_id: str, after: int, limit: int = BATCH, timeout: float = 0.0) -> LogPage:
+        """Return events after a cursor, waiting up to ``timeout`` seconds for the first."""
+        return self._store.read(job_id, after, limit, timeout)
+
+    def resume_point(self, job_id: str, after: int) -> int:
+        """Return a client's cursor, or START where it is ahead of a log that still grows."""
+        page = self._store.read(job_id, after - 1, limit=1)
+        return after if page.events or page.job.status.is_terminal else START
+
+    def follow(self, job_id: str, after: int, pause: float) -> Iterator[LogPage]:
+        """Yield pages of events after a cursor; the last one is complete.
+
+        A page without events says that ``pause`` seconds passed with nothing to tell.
+        """
+        while True:
+            page = self._store.read(job_id, after, BATCH, pause)
+            if page.events:
+                after = page.events[-1][0]
+            yield page
+            if page.complete:
+                return
+
+    def jobs(
+        self,
+        status: Status | None = None,
+        session_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Listing[Job]:
+        """List requests, newest first."""
+        return self._store.jobs(status, session_id, limit, cursor)
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended request. Raises InProgress for a live one."""
+        self._store.delete(job_id)
+
+    def session(self, session_id: str) -> Session:
+        """Return a session with its messages. Raises NotFound."""
+        return self._store.session(session_id)
+
+    def sessions(self, limit: int = 50, cursor: str | None = None) -> Listing[Session]:
+        """List sessions, last used first."""
+        return self._store.sessions(limit, cursor)
+
+    def delete_session(self, session_id: str) -> None:
+        """Forget a session's conversation. Raises NotFound, InProgress."""
+        self._store.delete_session(session_id)
+
+    def drain(self, timeout: float) -> None:
+        """Take nothing new, let live requests end for ``timeout`` seconds, then end the rest."""
+        self._draining.set()
+        deadline = time.monotonic() + timeout
+        while self._store.live() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._dispatcher.stop_all()
+        reason = ShuttingDown("The server is restarting. Submit the prompt again.")
+        while left := self._store.live():
+            for job in left:
+                self._store.finish(job.id, Failed(reason.code, reason.message))
+            logger.warning("%d requests ended by the restart", len(left))
+
+    def _dispatch(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._dispatcher.put(job)
+
+    def _keep_house(self) -> None:
+        while True:
+            time.sleep(SWEEP_S)
+            try:
+                for change in self._store.sweep():
+                    self._dispatcher.cancel(change.job.id)
+                    self._dispatch(change.ready)
+            except Exception:
+                logger.exception("the housekeeping failed; it goes on")

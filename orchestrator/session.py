@@ -1,0 +1,60 @@
+"""A session: the conversation that its requests carry on, and what of it a model is told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.job import GenerateRequest
+
+HISTORY_MESSAGES = 200
+HISTORY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The turns that ended well, oldest first, and the system text in force."""
+
+    system: str | None = None
+    messages: tuple[Message, ...] = ()
+
+    def with_turn(self, request: GenerateRequest, answer: str) -> "History":
+        """Return the history after one more turn, the oldest turns dropped past the limits."""
+        messages = [
+            *self.messages,
+            Message("user", request.prompt),
+            Message("assistant", answer),
+        ]
+        size = sum(len(message.content.encode()) for message in messages)
+        start = 0
+        while len(messages) - start > HISTORY_MESSAGES or size > HISTORY_BYTES:
+            size -= sum(len(dropped.content.encode()) for dropped in messages[start : start + 2])
+            start += 2
+        return History(request.system or self.system, tuple(messages[start:]))
+
+    def conversation(self, request: GenerateRequest) -> Sequence[Message]:
+        """Return what the model is told for ``request``: system text, earlier turns, prompt."""
+        system = request.system or self.system
+        return [
+            *([Message("system", system)] if system else []),
+            *self.messages,
+            Message("user", request.prompt),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session at one moment. Times are seconds since the epoch."""
+
+    id: str
+    created_at: float
+    last_used_at: float
+    history: History
+    active: tuple[str, ...]

@@ -1,0 +1,59 @@
+"""How a run is ended from outside: a reason, and what wakes whoever is blocked."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from orchestrator.errors import OrchestratorError
+
+
+class Stopped(Exception):
+    """Raised inside a run that was asked to stop. Not an error: the asker knows why."""
+
+
+class StopSignal:
+    """One run's stop button, shared between the run and those who may end it.
+
+    The first request wins and gives the reason: an error to fail with, or None for a
+    cancellation. A backend that blocks registers what unblocks it (say, shutting its socket
+    down) with ``waking``, so that a stop takes effect at once and from any thread.
+    """
+
+    __slots__ = ("_lock", "_wakers", "reason", "requested")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], None]] = []
+        self.requested = False
+        self.reason: OrchestratorError | None = None
+
+    def request(self, reason: OrchestratorError | None = None) -> None:
+        """Ask the run to end. Safe to call from anywhere, and more than once."""
+        with self._lock:
+            if self.requested:
+                return
+            self.requested, self.reason = True, reason
+            wakers = list(self._wakers)
+        for wake in wakers:
+            wake()
+
+    def check(self) -> None:
+        """Raise Stopped once a stop was requested."""
+        if self.requested:
+            raise Stopped
+
+    @contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """While inside, a stop calls ``wake``, which must neither block nor raise.
+
+        Raises Stopped at once where the stop came first.
+        """
+        with self._lock:
+            if self.requested:
+                raise Stopped
+            self._wakers.append(wake)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wakers.remove(wake)

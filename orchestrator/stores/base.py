@@ -1,0 +1,144 @@
+"""The port to storage: every transition of a request is one atomic step of a store.
+
+Ids that are not there raise NotFound, or ResultExpired where they are older than the retention.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from orchestrator.events import Event, Terminal
+from orchestrator.job import Job, Status
+from orchestrator.session import History, Session
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's key with the digest of the body that came with it."""
+
+    key: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a submit.
+
+    ``ready`` holds the jobs to hand to the dispatcher now: the new one, unless it waits for its
+    session. ``interrupted`` are those it took the place of, for the dispatcher to drop or stop. ``replayed`` says that an earlier submit
+    with the same idempotency key is the one that counts.
+    """
+
+    request_id: str
+    session_id: str
+    ready: tuple[Job, ...] = ()
+    interrupted: tuple[str, ...] = ()
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of a transition; ``ready`` are jobs whose session it set free."""
+
+    job: Job
+    changed: bool
+    ready: tuple[Job, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A piece of an event log: ``(seq, event)`` in order, and the job as it then was.
+
+    ``complete`` says that nothing follows these events.
+    """
+
+    events: Sequence[tuple[int, Event]]
+    job: Job
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A page of a list, newest first; ``next_cursor`` is None at its end."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+class Store(Protocol):
+    """Jobs with their logs, sessions, and idempotency keys."""
+
+    def submit(self, job: Job, idempotency: Idempotency | None = None) -> Submission:
+        """Admit a pending job and claim or queue for its session.
+
+        Raises PipelineUnavailable (queue or memory full), SessionBusy, IdempotencyKeyReused.
+        """
+        ...
+
+    def claim(self, job_id: str, backend: str) -> tuple[Job, History] | None:
+        """Start a pending job; None where it isn't pending any more."""
+        ...
+
+    def append(self, job_id: str, event: Event) -> bool:
+        """Append a token or a restart to a running job's log; False where it has ended."""
+        ...
+
+    def finish(self, job_id: str, event: Terminal) -> Change:
+        """End a live job. The first end wins; later ones change nothing."""
+        ...
+
+    def cancel(self, job_id: str) -> Change:
+        """End a pending job as cancelled; mark a running one as asked to stop."""
+        ...
+
+    def get(self, job_id: str) -> Job:
+        """Return the job as it now is."""
+        ...
+
+    def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
+        """Return events with a seq greater than ``after``.
+
+        Waits up to ``timeout`` seconds for one where the log has none yet and isn't complete.
+        """
+        ...
+
+    def wait(self, job_id: str, timeout: float) -> Job:
+        """Return the job as soon as it has ended, or as it is after ``timeout`` seconds."""
+        ...
+
+    def line_position(self, job_id: str) -> int:
+        """Return how many requests of its session are ahead of a job, the running one included."""
+        ...
+
+    def jobs(
+        self, status: Status | None, session_id: str | None, limit: int, cursor: str | None
+    ) -> Listing[Job]:
+        """List jobs, newest first. A page may be short, even empty, and still have a cursor."""
+        ...
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job. Raises InProgress for a live one."""
+        ...
+
+    def session(self, session_id: str) -> Session:
+        """Return a session."""
+        ...
+
+    def sessions(self, limit: int, cursor: str | None) -> Listing[Session]:
+        """List sessions, last used first."""
+        ...
+
+    def delete_session(self, session_id: str) -> None:
+        """Forget a session's conversation. Raises InProgress while it has live requests."""
+        ...
+
+    def sweep(self) -> Sequence[Change]:
+        """Forget what is past its retention, and fail what waited past its queue timeout."""
+        ...
+
+    def live(self) -> Sequence[Job]:
+        """Return the jobs that are pending or processing."""
+        ...

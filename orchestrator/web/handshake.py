@@ -1,0 +1,50 @@
+"""What a WebSocket handshake must satisfy before the connection is upgraded."""
+
+import base64
+import binascii
+
+from flask import Response, request
+
+from orchestrator.errors import Forbidden
+from orchestrator.schemas import invalid
+from orchestrator.web.context import context
+from orchestrator.web.errors import envelope
+from orchestrator.web.origins import is_allowed
+from orchestrator.web.ws_guard import GuardedSocket
+
+
+def check() -> Response | None:
+    """Refuse a bad handshake as plain HTTP, and guard the socket of a good one."""
+    if request.headers.get("Sec-WebSocket-Version") != "13":
+        response = envelope(
+            "INVALID_REQUEST", "Only version 13 of the WebSocket protocol is spoken here.", 426
+        )
+        response.headers["Sec-WebSocket-Version"] = "13"
+        response.headers["Upgrade"] = "websocket"
+        return response
+    if not _is_key(request.headers.get("Sec-WebSocket-Key", "")):
+        raise invalid({"Sec-WebSocket-Key": ["Must be 16 bytes in base64."]})
+    if not is_allowed(
+        request.headers.get("Origin"), request.host, context().settings.cors_origins
+    ):
+        raise Forbidden(
+            "Pages of this origin may not connect. Name it in ORCHESTRATOR_CORS_ORIGINS."
+        )
+    context().connections.check()
+    _guard()
+    return None
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _guard() -> None:
+    for name in ("gunicorn.socket", "werkzeug.socket"):
+        if name in request.environ:
+            request.environ[name] = GuardedSocket(request.environ[name])
+    # Compressed, a connection costs 130 KiB and more instead of 42.
+    request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)

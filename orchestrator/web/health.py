@@ -1,0 +1,41 @@
+"""Health: for people, for probes, for load balancers."""
+
+from flask import Blueprint, Response, jsonify
+
+from orchestrator import __version__
+from orchestrator.web.context import context
+from orchestrator.web.errors import envelope
+
+bp = Blueprint("health", __name__)
+
+
+@bp.get("/health")
+@bp.get("/api/v1/health")
+def health() -> Response:
+    """Say that the service is up, and what answers prompts."""
+    model = context().service.models[0]
+    return jsonify(
+        {
+            "status": "healthy",
+            "service": "web-api",
+            "version": __version__,
+            "model": model.id,
+            "backend": model.backend,
+        }
+    )
+
+
+@bp.get("/health/live")
+def live() -> Response:
+    """Say that the process answers: restart it when this fails."""
+    return jsonify({"status": "healthy"})
+
+
+@bp.get("/health/ready")
+def ready() -> Response:
+    """Say whether to send requests here."""
+    if context().service.is_draining:
+        response = envelope("PIPELINE_UNAVAILABLE", "The server is restarting.")
+        response.headers["Retry-After"] = "5"
+        return response
+    return jsonify({"status": "ready"})

@@ -1,0 +1,91 @@
+"""Query parameters and headers of a request, read strictly."""
+
+import re
+from dataclasses import dataclass
+
+from flask import request
+
+from orchestrator.errors import NotAcceptable
+from orchestrator.schemas import MAX_WAIT_S, invalid
+
+SSE = "text/event-stream"
+JSON = "application/json"
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long the client wants to wait, in seconds, and what to say was applied."""
+
+    seconds: float = 0.0
+    respond_async: bool = False
+    applied: str | None = None
+
+
+def wait() -> Wait:
+    """Return what ``Prefer`` (RFC 7240) and ``?wait=`` ask for; the header wins.
+
+    Unknown preferences are ignored, as the RFC wants. Raises InvalidRequest.
+    """
+    seconds = number("wait", 0.0, MAX_WAIT_S, default=0.0)
+    respond_async = False
+    applied = None
+    for item in request.headers.get("Prefer", "").split(","):
+        name, _, value = item.partition(";")[0].partition("=")
+        match name.strip().lower():
+            case "respond-async":
+                respond_async = True
+                applied = applied or "respond-async"
+            case "wait":
+                value = value.strip().strip('"')
+                if not re.fullmatch(r"\d{1,9}", value):
+                    raise invalid({"Prefer": ["wait must be whole seconds, as in: wait=30"]})
+                seconds = min(float(value), MAX_WAIT_S)
+                applied = f"wait={seconds:g}"
+    return Wait(seconds, respond_async, applied)
+
+
+def number(name: str, low: float, high: float, default: float) -> float:
+    """Return a number from the query. Raises InvalidRequest."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?\d{1,15}(\.\d{1,9})?", text) or not low <= float(text) <= high:
+        raise invalid({name: [f"Must be a number from {low:g} to {high:g}."]})
+    return float(text)
+
+
+def integer(name: str, low: int, high: int, default: int) -> int:
+    """Return a whole number from the query. Raises InvalidRequest."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?\d{1,15}", text) or not low <= int(text) <= high:
+        raise invalid({name: [f"Must be a whole number from {low} to {high}."]})
+    return int(text)
+
+
+def idempotency_key() -> str | None:
+    """Return the Idempotency-Key, with the path it is scoped to. Raises InvalidRequest."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
+        raise invalid({"Idempotency-Key": ["Must be 1 to 255 visible ASCII characters."]})
+    return f"{request.path} {key}"
+
+
+def accepted(*forms: str) -> str:
+    """Return the media type among ``forms`` that the client likes best, the first on a tie.
+
+    Raises NotAcceptable.
+    """
+    if not request.headers.get("Accept", "").strip():
+        return forms[0]
+    best: str | None = request.accept_mimetypes.best_match(forms)
+    if best is None:
+        raise NotAcceptable(
+            f"This address answers with {' or '.join(forms)}. Send an Accept header that allows it."
+        )
+    return best

@@ -1,0 +1,222 @@
+"""The REST door: submit, poll, cancel, list, converse."""
+
+import hashlib
+
+import orjson
+from flask import Blueprint, Response, jsonify, request, url_for
+
+from orchestrator import wire
+from orchestrator.job import Job, Status
+from orchestrator.schemas import (
+    SESSION_ID_RULE,
+    Json,
+    accepted_view,
+    conversation_view,
+    invalid,
+    is_session_id,
+    result_view,
+    session_view,
+    status_view,
+)
+from orchestrator.service import START
+from orchestrator.stores.base import Idempotency, Submission
+from orchestrator.web import params, sse
+from orchestrator.web.context import context
+from orchestrator.web.errors import envelope
+from orchestrator.web.json_io import json_body
+
+bp = Blueprint("rest", __name__)
+
+POLL_AGAIN_S = "1"
+
+
+@bp.post("/infer")
+def infer() -> Response:
+    """Accept a prompt; answer at once, after a wait, or with the stream itself."""
+    form = params.accepted(params.JSON, params.SSE)
+    wait = params.wait()
+    key = params.idempotency_key()
+    if form == params.SSE:
+        context().connections.check()
+    body = json_body()
+    generate = context().reader.read(body)
+    submission = context().service.submit(generate, key and _idempotency(key, body) or None)
+    if form == params.SSE:
+        response = _stream(submission.request_id, START)
+        response.headers["Content-Location"] = url_for(
+            ".stream", request_id=submission.request_id
+        )
+    else:
+        response = _accepted(submission, wait)
+    response.headers["Location"] = url_for(".status", request_id=submission.request_id)
+    if submission.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+@bp.get("/status/<request_id>")
+def status(request_id: str) -> Response:
+    """Answer with all that is known of a request."""
+    wait = params.wait()
+    return _applied(jsonify(_status_view(_get(request_id, wait))), wait)
+
+
+@bp.get("/result/<request_id>")
+def result(request_id: str) -> Response:
+    """Answer with the result: 200 once it is there, 202 until then."""
+    wait = params.wait()
+    return _applied(_result(_get(request_id, wait)), wait)
+
+
+@bp.get("/stream/<request_id>")
+def stream(request_id: str) -> Response:
+    """Answer with the request's events as server-sent events."""
+    params.accepted(params.SSE)
+    after = request.headers.get("Last-Event-ID") or request.args.get("after")
+    return _stream(request_id, wire.cursor(after))
+
+
+@bp.get("/events/<request_id>")
+def events(request_id: str) -> Response:
+    """Answer with the request's events as JSON, waiting for one if asked to."""
+    after = params.integer("after", START, 10**12, default=START)
+    limit = params.integer("limit", 1, 1000, default=256)
+    page = context().service.read(request_id, after, limit, params.wait().seconds)
+    items = [wire.page_item(seq, event, request_id) for seq, event in page.events]
+    following = page.events[-1][0] if page.events else after
+    return jsonify({"events": items, "next": following, "done": page.complete})
+
+
+@bp.post("/cancel/<request_id>")
+def cancel(request_id: str) -> Response:
+    """Cancel a request: 200 once it has ended, 202 while it is being stopped."""
+    wait = params.wait()
+    job = context().service.cancel(request_id).job
+    if wait.seconds:
+        job = context().service.wait(request_id, wait.seconds)
+    response = jsonify(result_view(job))
+    response.status_code = 200 if job.status.is_terminal else 202
+    return _applied(response, wait)
+
+
+@bp.get("/requests")
+def requests() -> Response:
+    """List requests, newest first."""
+    wanted = request.args.get("status")
+    if wanted is not None and wanted not in list(Status):
+        raise invalid({"status": [f"Must be one of: {', '.join(Status)}."]})
+    session_id = request.args.get("session_id")
+    if session_id is not None and not is_session_id(session_id):
+        raise invalid({"session_id": [SESSION_ID_RULE]})
+    listing = context().service.jobs(
+        Status(wanted) if wanted else None, session_id, _limit(), request.args.get("cursor")
+    )
+    return _listing([_status_view(job) for job in listing.items], listing.next_cursor)
+
+
+@bp.delete("/requests/<request_id>")
+def delete(request_id: str) -> Response:
+    """Forget an ended request."""
+    context().service.delete(request_id)
+    return Response(status=204)
+
+
+@bp.get("/models")
+def models() -> Response:
+    """List the models that a submit may name, the default one first."""
+    known = context().service.models
+    data = [
+        {"id": model.id, "backend": model.backend, "default": model is known[0]} for model in known
+    ]
+    return jsonify({"data": data})
+
+
+@bp.get("/sessions")
+def sessions() -> Response:
+    """List sessions, last used first."""
+    listing = context().service.sessions(_limit(), request.args.get("cursor"))
+    return _listing([session_view(session) for session in listing.items], listing.next_cursor)
+
+
+@bp.get("/sessions/<session_id>")
+def session(session_id: str) -> Response:
+    """Answer with a session and its messages in order."""
+    return jsonify(conversation_view(context().service.session(session_id)))
+
+
+@bp.delete("/sessions/<session_id>")
+def delete_session(session_id: str) -> Response:
+    """Forget a session's conversation."""
+    context().service.delete_session(session_id)
+    return Response(status=204)
+
+
+def _idempotency(key: str, body: Json) -> Idempotency:
+    canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return Idempotency(key, hashlib.sha256(canonical).digest())
+
+
+def _stream(request_id: str, after: int) -> Response:
+    return sse.stream(context().service, context().connections, request_id, after)
+
+
+def _accepted(submission: Submission, wait: params.Wait) -> Response:
+    if not wait.seconds:
+        response = jsonify(accepted_view(submission.request_id, submission.session_id))
+        response.status_code = 202 if wait.respond_async else 200
+        return _applied(response, wait)
+    job = context().service.wait(submission.request_id, wait.seconds)
+    if job.status.is_terminal:
+        response = jsonify(result_view(job))
+    else:
+        response = jsonify(accepted_view(submission.request_id, submission.session_id))
+        response.status_code = 202
+    return _applied(response, wait)
+
+
+def _get(request_id: str, wait: params.Wait) -> Job:
+    service = context().service
+    return service.wait(request_id, wait.seconds) if wait.seconds else service.get(request_id)
+
+
+def _status_view(job: Job) -> Json:
+    return status_view(job, context().service.queue_position(job))
+
+
+def _result(job: Job) -> Response:
+    match job.status:
+        case Status.COMPLETED:
+            return jsonify(result_view(job))
+        case Status.FAILED:
+            details = {"request_id": job.id, "cause": job.error_code}
+            if job.error_stage:
+                details["stage"] = job.error_stage
+            return envelope("PROCESSING_FAILED", job.error or "", details=details)
+        case Status.CANCELLED:
+            return envelope(
+                "CANCELLED",
+                "The request was cancelled. What was generated until then is in its status.",
+                details={"request_id": job.id},
+            )
+    response = jsonify(result_view(job))
+    response.status_code = 202
+    response.headers["Retry-After"] = POLL_AGAIN_S
+    return response
+
+
+def _applied(response: Response, wait: params.Wait) -> Response:
+    if wait.applied:
+        response.headers["Preference-Applied"] = wait.applied
+    return response
+
+
+def _limit() -> int:
+    return params.integer("limit", 1, 100, default=50)
+
+
+def _listing(data: list[Json], next_cursor: str | None) -> Response:
+    return jsonify(
+        {"data": data, "has_more": next_cursor is not None, "next_cursor": next_cursor}
+    )
+
+

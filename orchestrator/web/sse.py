@@ -1,0 +1,74 @@
+"""Server-sent events: a request's log as a stream that can be resumed anywhere."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, request
+
+from orchestrator import wire
+from orchestrator.service import Service
+from orchestrator.web.connections import Connections, is_gone
+
+logger = logging.getLogger("orchestrator")
+
+LOOK_S = 2.5
+"""How often a silent stream looks whether its reader is still there."""
+PING_EVERY = 2
+"""Looks without an event between two pings: 5 seconds."""
+FRAME_BYTES = 64 * 1024
+"""What is written at once, at most: a slow reader has its time for each such piece."""
+
+
+def stream(service: Service, connections: Connections, job_id: str, after: int) -> Response:
+    """Answer with the events of a request after a cursor; 204 where none can follow."""
+    after = service.resume_point(job_id, after)
+    page = service.read(job_id, after, limit=1)
+    if page.complete and not page.events:
+        return Response(status=204)
+    connections.check()
+    frames = _frames(service, connections, job_id, after, request.environ)
+    response = Response(frames, mimetype="text/event-stream")
+    response.headers["Cache-Control"] = "no-cache, no-transform"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def _frames(
+    service: Service,
+    connections: Connections,
+    job_id: str,
+    after: int,
+    environ: dict[str, Any],
+) -> Iterator[bytes]:
+    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    silent = 0
+    try:
+        with connections.opened(is_busy=lambda: True, close=lambda: None):
+            yield wire.SSE_RETRY
+            for page in service.follow(job_id, after, LOOK_S):
+                if page.events:
+                    silent = 0
+                    yield from _chunks(wire.sse(seq, event, job_id) for seq, event in page.events)
+                    continue
+                silent += 1
+                if is_gone(sock):
+                    return
+                if silent % PING_EVERY == 0:
+                    yield wire.SSE_PING
+    except OSError:
+        return
+    except Exception:
+        logger.exception("the stream of request %s broke", job_id)
+
+
+def _chunks(frames: Iterator[bytes]) -> Iterator[bytes]:
+    buffer: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if buffer and size + len(frame) > FRAME_BYTES:
+            yield b"".join(buffer)
+            buffer, size = [], 0
+        buffer.append(frame)
+        size += len(frame)
+    yield b"".join(buffer)
