@@ -35,7 +35,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker has begun."""
+    """A worker has begun, and asks ``backend``."""
+
+    backend: str
 
 
 @dataclass(frozen=True, slots=True)

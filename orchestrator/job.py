@@ -1,7 +1,7 @@
 """A request and its state machine: what was asked, what became of it, and the legal moves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -103,12 +103,14 @@ class Job:
     def apply(self, event: Event, at: float) -> "Job":
         """Return the job after ``event``. Raises IllegalMove."""
         match self.status, event:
-            case Status.PENDING, Started():
-                return replace(self, status=Status.PROCESSING, started_at=at, attempts=1)
+            case Status.PENDING, Started(backend):
+                return evolve(
+                    self, status=Status.PROCESSING, backend=backend, started_at=at, attempts=1
+                )
             case Status.PROCESSING, Token():
-                return self if self.first_token_at else replace(self, first_token_at=at)
+                return self if self.first_token_at else evolve(self, first_token_at=at)
             case Status.PROCESSING, Restarted(attempt):
-                return replace(self, attempts=attempt)
+                return evolve(self, attempts=attempt)
         raise IllegalMove(f"{type(event).__name__} after {self.status}")
 
     def end(self, event: Terminal, text: str, at: float, retention_s: float) -> "Job":
@@ -120,7 +122,7 @@ class Job:
         expires_at = at + retention_s
         match event:
             case Completed(finish_reason, usage):
-                return replace(
+                return evolve(
                     self,
                     status=Status.COMPLETED,
                     result=text,
@@ -130,7 +132,7 @@ class Job:
                     expires_at=expires_at,
                 )
             case Failed(code, message, stage):
-                return replace(
+                return evolve(
                     self,
                     status=Status.FAILED,
                     finish_reason=FinishReason.ERROR,
@@ -141,7 +143,7 @@ class Job:
                     expires_at=expires_at,
                 )
             case Cancelled():
-                return replace(
+                return evolve(
                     self,
                     status=Status.CANCELLED,
                     result=text or None,
@@ -149,3 +151,16 @@ class Job:
                     completed_at=at,
                     expires_at=expires_at,
                 )
+
+
+_FIELDS = tuple(field.name for field in fields(Job))
+
+
+def evolve(job: Job, **changes: Any) -> Job:
+    """Return a changed copy: dataclasses.replace at half its cost, three times a request."""
+    copy = object.__new__(Job)
+    for name in _FIELDS:
+        object.__setattr__(copy, name, getattr(job, name))
+    for name, value in changes.items():
+        object.__setattr__(copy, name, value)
+    return copy

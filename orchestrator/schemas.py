@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -114,6 +115,9 @@ class _Flag(fields.Boolean):
         return value
 
 
+_STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
+
+
 class _StopTexts(fields.Field[tuple[str, ...]]):
     """A text, or up to four of them."""
 
@@ -151,11 +155,14 @@ def _one_of(names: Iterable[str]) -> validate.OneOf:
     return validate.OneOf([str(name) for name in names], error="Must be one of: {choices}.")
 
 
-def _text(description: str, *checks: Any, **options: Any) -> fields.String:
+def _text(
+    description: str, *checks: Any, rule: Mapping[str, Any] | None = None, **options: Any
+) -> fields.String:
+    """Make a text field; ``rule`` tells in JSON Schema's words what only ``checks`` know."""
     return fields.String(
         allow_none=not options.get("required"),
         validate=checks,
-        metadata={"description": description},
+        metadata={"description": description, **(rule or {})},
         **options,
     )
 
@@ -172,6 +179,7 @@ def _seconds(description: str) -> _Number:
 
 SESSION_ID_RULE = "Must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+SESSION_ID_PATTERN = f"^{_SESSION_ID.pattern}$"
 
 
 def is_session_id(text: str) -> bool:
@@ -192,15 +200,29 @@ class SubmitSchema(Schema):
 
     error_messages = {"unknown": "There is no such field. See the API's documentation at /docs."}
 
-    prompt = _text("What the model is asked.", _not_blank, required=True)
-    session_id = _text("The conversation it belongs to; a new one when absent.", _valid_session_id)
+    prompt = _text(
+        "What the model is asked.", _not_blank, rule={"pattern": r"\S"}, required=True
+    )
+    session_id = _text(
+        "The conversation it belongs to; a new one when absent.",
+        _valid_session_id,
+        rule={"pattern": SESSION_ID_PATTERN},
+    )
     metadata = fields.Dict(
         keys=fields.String(),
         allow_none=True,
         validate=_valid_metadata,
         metadata={
             "description": "Your own data, kept and given back. Only `priority` is looked at.",
-            "example": {"priority": "high"},
+            "properties": {"priority": {"enum": [*map(str, Priority), None]}},
+            "additionalProperties": {
+                "type": ["string", "number", "boolean", "null"],
+                "maxLength": 1024,
+                "exclusiveMinimum": -(2**63),
+                "exclusiveMaximum": 2**63,
+            },
+            "propertyNames": {"maxLength": 128},
+            "maxProperties": 50,
         },
     )
     priority = _text("Which queue it waits in; wins over metadata.priority.", _one_of(Priority))
@@ -228,8 +250,8 @@ class SubmitSchema(Schema):
         metadata={
             "description": "Texts that end the answer.",
             "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "maxItems": 4},
+                _STOP_TEXT,
+                {"type": "array", "items": _STOP_TEXT, "maxItems": 4},
                 {"type": "null"},
             ],
         },
@@ -245,7 +267,13 @@ class SubmitSchema(Schema):
     on_busy = _text("What it does when its session is busy.", _one_of(OnBusy))
 
 
-_submit = SubmitSchema()
+_SUBMIT_FIELDS = frozenset(SubmitSchema().fields)
+
+
+@lru_cache(maxsize=256)
+def _submit_schema(given: frozenset[str]) -> Schema:
+    """Return the schema with only the given fields: an absent one costs as much as one given."""
+    return SubmitSchema(only=given | {"prompt"})
 
 
 def invalid(fields: Mapping[str, Any]) -> InvalidRequest:
@@ -269,7 +297,7 @@ class SubmitReader:
     def read(self, body: Json) -> GenerateRequest:
         """Return the request that ``body`` asks for. Raises InvalidRequest with the fields."""
         try:
-            loaded: Json = _submit.load(body)
+            loaded: Json = _submit_schema(_SUBMIT_FIELDS.intersection(body)).load(body)
         except ValidationError as error:
             messages = error.messages_dict
             raise invalid({_shown(key).strip('"'): messages[key] for key in messages}) from None
@@ -281,7 +309,8 @@ class SubmitReader:
         priority = given.pop("priority", None) or metadata.get("priority") or Priority.NORMAL
         given |= {"model": model, "metadata": metadata, "priority": Priority(priority)}
         given["on_busy"] = OnBusy(given.get("on_busy", OnBusy.ENQUEUE))
-        given.setdefault("session_id", str(uuid4()))
+        if "session_id" not in given:
+            given["session_id"] = str(uuid4())
         given.setdefault("timeout_s", self._timeout_s)
         given.setdefault("queue_timeout_s", self._queue_timeout_s)
         return GenerateRequest(**given)

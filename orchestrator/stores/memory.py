@@ -6,7 +6,7 @@ import time
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orchestrator.errors import (
     DeadlineExceeded,
@@ -19,7 +19,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Cancelled, Completed, Event, Failed, Started, Terminal
 from orchestrator.ids import created_at
-from orchestrator.job import Job, OnBusy, Status
+from orchestrator.job import Job, OnBusy, Status, evolve
 from orchestrator.session import History, Session
 from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Submission
 from orchestrator.stores.log import EventLog
@@ -130,9 +130,9 @@ class MemoryStore:
             if entry is None:
                 return None
             self._running[job_id] = entry
-            started = entry.job.apply(Started(), self._clock())
-            entry.job = replace(started, backend=backend)
-            self._log(entry, Started())
+            started = Started(backend)
+            entry.job = entry.job.apply(started, self._clock())
+            self._log(entry, started)
             session = self._sessions.get(entry.job.request.session_id)
             return entry.job, session.history if session else History()
 
@@ -155,7 +155,7 @@ class MemoryStore:
         with self._lock:
             entry = self._entry(job_id)
             if entry.job.status is Status.PENDING:
-                entry.job = replace(entry.job, cancel_requested_at=self._clock())
+                entry.job = evolve(entry.job, cancel_requested_at=self._clock())
                 return self._finish(entry, Cancelled())
             return Change(entry.job, self._ask_to_stop(entry))
 
@@ -342,7 +342,7 @@ class MemoryStore:
     def _ask_to_stop(self, entry: _Entry) -> bool:
         if entry.job.status.is_terminal or entry.job.cancel_requested_at:
             return False
-        entry.job = replace(entry.job, cancel_requested_at=self._clock())
+        entry.job = evolve(entry.job, cancel_requested_at=self._clock())
         return True
 
     def _finish(self, entry: _Entry, event: Terminal) -> Change:

@@ -1,6 +1,6 @@
 """The doors over HTTP: a Flask app of blueprints around one service."""
 
-from flask import Flask, Request, Response
+from flask import Flask, Request
 from flask.sessions import SessionInterface
 
 from orchestrator import bootstrap, config
@@ -8,7 +8,7 @@ from orchestrator.schemas import MAX_BODY
 from orchestrator.web import errors, health, origins, playground, rest, ws
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
-from orchestrator.web.json_io import PIECE, OrjsonProvider
+from orchestrator.web.json_io import ApiResponse
 from orchestrator.web.ws_guard import SERVER_OPTIONS
 
 API = "/api/v1"
@@ -30,7 +30,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     service = bootstrap.build_service(settings)
     app = Flask(__name__)
     app.session_interface = _NoSession()
-    app.json = OrjsonProvider(app)
+    app.response_class = ApiResponse
     app.url_map.strict_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
@@ -42,7 +42,6 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     )
     errors.register(app)
     origins.register(app, settings.cors_origins)
-    app.after_request(_harden)
     app.register_blueprint(rest.bp, url_prefix=API)
     app.register_blueprint(ws.bp, url_prefix=API)
     app.register_blueprint(health.bp)
@@ -50,11 +49,3 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     service.start()
     return app
 
-
-def _harden(response: Response) -> Response:
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    if response.is_sequence and len(response.response) == 1:  # type: ignore[arg-type]
-        body = response.get_data()
-        if len(body) > PIECE:
-            response.response = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
-    return response

@@ -4,11 +4,12 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from orchestrator.errors import OrchestratorError, PipelineUnavailable
+from orchestrator.web.json_io import json_response
 
 logger = logging.getLogger("orchestrator")
 
@@ -45,9 +46,7 @@ def envelope(
 ) -> Response:
     """Return the error envelope as a response; the status follows from the code."""
     body = {"error": {"code": code, "message": message, "details": details or {}}}
-    response: Response = jsonify(body)
-    response.status_code = status or STATUS[code]
-    return response
+    return json_response(body, status or STATUS[code])
 
 
 def of_error(error: OrchestratorError) -> Response:
@@ -65,6 +64,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(WebsocketMismatch, _of_mismatch)
     app.register_error_handler(ClientDisconnected, _of_cut_body)
     app.register_error_handler(Exception, _of_fault)
+    # Doubled slashes would be answered with a redirect, which Flask lets no handler see.
+    app.url_map.merge_slashes = False
 
 
 def _of_http(error: HTTPException) -> Response:

@@ -1,10 +1,11 @@
 """Health: for people, for probes, for load balancers."""
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response
 
 from orchestrator import __version__
 from orchestrator.web.context import context
 from orchestrator.web.errors import envelope
+from orchestrator.web.json_io import json_response
 
 bp = Blueprint("health", __name__)
 
@@ -14,7 +15,7 @@ bp = Blueprint("health", __name__)
 def health() -> Response:
     """Say that the service is up, and what answers prompts."""
     model = context().service.models[0]
-    return jsonify(
+    return json_response(
         {
             "status": "healthy",
             "service": "web-api",
@@ -28,7 +29,7 @@ def health() -> Response:
 @bp.get("/health/live")
 def live() -> Response:
     """Say that the process answers: restart it when this fails."""
-    return jsonify({"status": "healthy"})
+    return json_response({"status": "healthy"})
 
 
 @bp.get("/health/ready")
@@ -38,4 +39,4 @@ def ready() -> Response:
         response = envelope("PIPELINE_UNAVAILABLE", "The server is restarting.")
         response.headers["Retry-After"] = "5"
         return response
-    return jsonify({"status": "ready"})
+    return json_response({"status": "ready"})

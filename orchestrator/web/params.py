@@ -23,11 +23,16 @@ class Wait:
     applied: str | None = None
 
 
+NO_WAIT = Wait()
+
+
 def wait() -> Wait:
     """Return what ``Prefer`` (RFC 7240) and ``?wait=`` ask for; the header wins.
 
     Unknown preferences are ignored, as the RFC wants. Raises InvalidRequest.
     """
+    if "HTTP_PREFER" not in request.environ and not request.query_string:
+        return NO_WAIT
     seconds = number("wait", 0.0, MAX_WAIT_S, default=0.0)
     respond_async = False
     applied = None
@@ -81,7 +86,7 @@ def accepted(*forms: str) -> str:
 
     Raises NotAcceptable.
     """
-    if not request.headers.get("Accept", "").strip():
+    if request.headers.get("Accept", "").strip() in ("", "*/*", forms[0]):
         return forms[0]
     best: str | None = request.accept_mimetypes.best_match(forms)
     if best is None:

@@ -3,7 +3,7 @@
 import hashlib
 
 import orjson
-from flask import Blueprint, Response, jsonify, request, url_for
+from flask import Blueprint, Response, request
 
 from orchestrator import wire
 from orchestrator.job import Job, Status
@@ -23,7 +23,7 @@ from orchestrator.stores.base import Idempotency, Submission
 from orchestrator.web import params, sse
 from orchestrator.web.context import context
 from orchestrator.web.errors import envelope
-from orchestrator.web.json_io import json_body
+from orchestrator.web.json_io import json_body, json_response
 
 bp = Blueprint("rest", __name__)
 
@@ -36,19 +36,19 @@ def infer() -> Response:
     form = params.accepted(params.JSON, params.SSE)
     wait = params.wait()
     key = params.idempotency_key()
+    doors = context()
     if form == params.SSE:
-        context().connections.check()
+        doors.connections.check()
     body = json_body()
-    generate = context().reader.read(body)
-    submission = context().service.submit(generate, key and _idempotency(key, body) or None)
+    generate = doors.reader.read(body)
+    submission = doors.service.submit(generate, _idempotency(key, body) if key else None)
+    base = request.path.removesuffix("/").removesuffix("/infer")
     if form == params.SSE:
         response = _stream(submission.request_id, START)
-        response.headers["Content-Location"] = url_for(
-            ".stream", request_id=submission.request_id
-        )
+        response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"
     else:
         response = _accepted(submission, wait)
-    response.headers["Location"] = url_for(".status", request_id=submission.request_id)
+    response.headers["Location"] = f"{base}/status/{submission.request_id}"
     if submission.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return response
@@ -58,7 +58,7 @@ def infer() -> Response:
 def status(request_id: str) -> Response:
     """Answer with all that is known of a request."""
     wait = params.wait()
-    return _applied(jsonify(_status_view(_get(request_id, wait))), wait)
+    return _applied(json_response(_status_view(_get(request_id, wait))), wait)
 
 
 @bp.get("/result/<request_id>")
@@ -84,7 +84,7 @@ def events(request_id: str) -> Response:
     page = context().service.read(request_id, after, limit, params.wait().seconds)
     items = [wire.page_item(seq, event, request_id) for seq, event in page.events]
     following = page.events[-1][0] if page.events else after
-    return jsonify({"events": items, "next": following, "done": page.complete})
+    return json_response({"events": items, "next": following, "done": page.complete})
 
 
 @bp.post("/cancel/<request_id>")
@@ -94,8 +94,7 @@ def cancel(request_id: str) -> Response:
     job = context().service.cancel(request_id).job
     if wait.seconds:
         job = context().service.wait(request_id, wait.seconds)
-    response = jsonify(result_view(job))
-    response.status_code = 200 if job.status.is_terminal else 202
+    response = json_response(result_view(job), 200 if job.status.is_terminal else 202)
     return _applied(response, wait)
 
 
@@ -128,7 +127,7 @@ def models() -> Response:
     data = [
         {"id": model.id, "backend": model.backend, "default": model is known[0]} for model in known
     ]
-    return jsonify({"data": data})
+    return json_response({"data": data})
 
 
 @bp.get("/sessions")
@@ -141,7 +140,7 @@ def sessions() -> Response:
 @bp.get("/sessions/<session_id>")
 def session(session_id: str) -> Response:
     """Answer with a session and its messages in order."""
-    return jsonify(conversation_view(context().service.session(session_id)))
+    return json_response(conversation_view(context().service.session(session_id)))
 
 
 @bp.delete("/sessions/<session_id>")
@@ -161,17 +160,13 @@ def _stream(request_id: str, after: int) -> Response:
 
 
 def _accepted(submission: Submission, wait: params.Wait) -> Response:
-    if not wait.seconds:
-        response = jsonify(accepted_view(submission.request_id, submission.session_id))
-        response.status_code = 202 if wait.respond_async else 200
-        return _applied(response, wait)
-    job = context().service.wait(submission.request_id, wait.seconds)
-    if job.status.is_terminal:
-        response = jsonify(result_view(job))
-    else:
-        response = jsonify(accepted_view(submission.request_id, submission.session_id))
-        response.status_code = 202
-    return _applied(response, wait)
+    if wait.seconds:
+        job = context().service.wait(submission.request_id, wait.seconds)
+        if job.status.is_terminal:
+            return _applied(json_response(result_view(job)), wait)
+    status = 202 if wait.seconds or wait.respond_async else 200
+    view = accepted_view(submission.request_id, submission.session_id)
+    return _applied(json_response(view, status), wait)
 
 
 def _get(request_id: str, wait: params.Wait) -> Job:
@@ -186,7 +181,7 @@ def _status_view(job: Job) -> Json:
 def _result(job: Job) -> Response:
     match job.status:
         case Status.COMPLETED:
-            return jsonify(result_view(job))
+            return json_response(result_view(job))
         case Status.FAILED:
             details = {"request_id": job.id, "cause": job.error_code}
             if job.error_stage:
@@ -198,8 +193,7 @@ def _result(job: Job) -> Response:
                 "The request was cancelled. What was generated until then is in its status.",
                 details={"request_id": job.id},
             )
-    response = jsonify(result_view(job))
-    response.status_code = 202
+    response = json_response(result_view(job), 202)
     response.headers["Retry-After"] = POLL_AGAIN_S
     return response
 
@@ -215,7 +209,7 @@ def _limit() -> int:
 
 
 def _listing(data: list[Json], next_cursor: str | None) -> Response:
-    return jsonify(
+    return json_response(
         {"data": data, "has_more": next_cursor is not None, "next_cursor": next_cursor}
     )
 
