@@ -1,6 +1,7 @@
 """The `orchestrator` command."""
 
 import argparse
+import errno
 import socket
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve the API; settings come from the environment")
-    parser.parse_args(arguments)
+    commands.add_parser("settings", help="list the settings as a Markdown table")
+    command = parser.parse_args(arguments).command
+    if command == "settings":
+        sys.stdout.write(config.table())
+        return 0
     try:
         return _serve(config.load())
     except ConfigError as error:
@@ -36,11 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: config.Settings) -> int:
-    if not _is_free(settings):
-        raise ConfigError(
-            f"Port {settings.port} is taken. Serve on another one: PORT={settings.port + 1000} "
-            "make run"
-        )
+    _check_address(settings)
     sys.stdout.write(greeting(settings))
     sys.stdout.flush()
     sys.argv = ["orchestrator"]
@@ -54,15 +55,22 @@ def _configuration_file() -> Path:
     return packaged if packaged.exists() else here.parent / "gunicorn.conf.py"
 
 
-def _is_free(settings: config.Settings) -> bool:
+def _check_address(settings: config.Settings) -> None:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                other = settings.port + 1 if settings.port < 65535 else 8080
+                raise ConfigError(
+                    f"Port {settings.port} is taken. Serve on another one: PORT={other} make run"
+                ) from None
+            raise ConfigError(
+                f"Nothing can listen on ORCHESTRATOR_HOST={settings.host}, PORT={settings.port} "
+                f"({error.strerror})."
+            ) from None
 
 
 def greeting(settings: config.Settings) -> str:

@@ -160,7 +160,7 @@ class Settings:
     retention_s: float = setting(
         "ORCHESTRATOR_RETENTION_S",
         3600.0,
-        _seconds(1, 30 * 86_400),
+        _seconds(1, 1_000_000),
         "How long a request is kept from its end, and a session from its last use.",
     )
     memory_limit_mb: int = setting(
@@ -231,3 +231,14 @@ def _check(settings: Settings) -> None:
         raise ConfigError(
             "ORCHESTRATOR_TLS_CERT and ORCHESTRATOR_TLS_KEY go together: set both or neither."
         )
+
+
+def table() -> str:
+    """Return all settings as a Markdown table."""
+    rows = ["| variable | default | what it does | allowed |", "|---|---|---|---|"]
+    for item in fields(Settings):
+        default = "" if item.default in (None, ()) else f"`{item.default}`"
+        meta = item.metadata
+        rule = meta["parse"].__doc__
+        rows.append(f"| `{meta['variable']}` | {default} | {meta['meaning']} | {rule} |")
+    return "\n".join(rows) + "\n"
