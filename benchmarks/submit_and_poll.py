@@ -95,9 +95,7 @@ def load(port: int, pairs: int) -> None:
             )
         ids = [REQUEST_ID.search(read_answer(sock))[1] for sock in socks]
         for sock, request_id in zip(socks, ids, strict=True):
-            sock.sendall(
-                b"GET /api/v1/result/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % request_id
-            )
+            sock.sendall(b"GET /api/v1/result/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % request_id)
         for sock in socks:
             read_answer(sock)
         sent += len(socks)

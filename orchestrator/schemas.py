@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -17,11 +18,14 @@ from orchestrator.session import Session
 
 MAX_BODY = 1024 * 1024
 MAX_DEPTH = 32
+MAX_DIGITS = 300
 MAX_WAIT_S = 60.0
+MAX_WRONG_FIELDS = 20
+"""How many fields one refusal names: a body has room for a hundred thousand."""
 
 Json = dict[str, Any]
 
-_LONE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _EXAMPLE = 'Send a JSON object such as {"prompt": "Hello"}.'
 
 
@@ -32,16 +36,27 @@ class _DuplicateKey(Exception):
 def _unique(pairs: list[tuple[str, Any]]) -> Json:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _DuplicateKey(name)
+            seen.add(name)
     return result
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+    return int(digits)
 
 
 def _constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer
+)
 
 
 def parse_object(data: bytes | str) -> Json:
@@ -51,11 +66,11 @@ def parse_object(data: bytes | str) -> Json:
     library lets pass. Raises InvalidRequest.
     """
     try:
-        text = data.decode() if isinstance(data, bytes) else data
+        text = (data if isinstance(data, bytes) else data.encode()).decode()
         if not text.strip():
             raise InvalidRequest(f"The body is empty. {_EXAMPLE}")
         value = _decoder.decode(text)
-        if _LONE_SURROGATE.search(text):
+        if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not UTF-8. Send JSON in UTF-8.") from None
@@ -101,9 +116,13 @@ class _Number(fields.Float):
     def _validated(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.make_error("invalid")
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise self.make_error("too_large") from None
+        if not math.isfinite(number):
             raise self.make_error("special")
-        return float(value)
+        return number
 
 
 class _Flag(fields.Boolean):
@@ -167,14 +186,13 @@ def _text(
     )
 
 
+def _number(description: str, check: validate.Range) -> _Number:
+    return _Number(allow_none=True, validate=check, metadata={"description": description})
+
+
 def _seconds(description: str) -> _Number:
-    return _Number(
-        allow_none=True,
-        validate=validate.Range(
-            0, 3600, min_inclusive=False, error="Must be more than 0 and at most 3600 seconds."
-        ),
-        metadata={"description": description},
-    )
+    error = "Must be more than 0 and at most 3600 seconds."
+    return _number(description, validate.Range(0, 3600, min_inclusive=False, error=error))
 
 
 SESSION_ID_RULE = "Must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
@@ -200,16 +218,13 @@ class SubmitSchema(Schema):
 
     error_messages = {"unknown": "There is no such field. See the API's documentation at /docs."}
 
-    prompt = _text(
-        "What the model is asked.", _not_blank, rule={"pattern": r"\S"}, required=True
-    )
+    prompt = _text("What the model is asked.", _not_blank, rule={"pattern": r"\S"}, required=True)
     session_id = _text(
         "The conversation it belongs to; a new one when absent.",
         _valid_session_id,
         rule={"pattern": SESSION_ID_PATTERN},
     )
     metadata = fields.Dict(
-        keys=fields.String(),
         allow_none=True,
         validate=_valid_metadata,
         metadata={
@@ -225,11 +240,12 @@ class SubmitSchema(Schema):
             "maxProperties": 50,
         },
     )
-    priority = _text("Which queue it waits in; wins over metadata.priority.", _one_of(Priority))
+    priority = _text("Which queue it waits in; wins over `metadata.priority`.", _one_of(Priority))
     stream = _Flag(
-        allow_none=True, metadata={"description": "Whether tokens will be watched as they come."}
+        allow_none=True,
+        metadata={"description": "Whether tokens will be watched as they come.", "default": False},
     )
-    model = _text("One of GET /api/v1/models; the configured one when absent.")
+    model = _text("One of `GET /api/v1/models`; the first of them when absent.")
     system = _text("Instructions that come before the conversation and stay in force.")
     max_tokens = fields.Integer(
         strict=True,
@@ -237,18 +253,15 @@ class SubmitSchema(Schema):
         validate=validate.Range(1, 10_000_000),
         metadata={"description": "The longest answer, in tokens."},
     )
-    temperature = _Number(
-        allow_none=True, validate=validate.Range(0, 2), metadata={"description": "Randomness."}
-    )
-    top_p = _Number(
-        allow_none=True,
-        validate=validate.Range(0, 1, min_inclusive=False),
-        metadata={"description": "Nucleus sampling."},
+    temperature = _number("Randomness; 0 has the least.", validate.Range(0, 2))
+    top_p = _number(
+        "Nucleus sampling: only the likeliest tokens, up to this share.",
+        validate.Range(0, 1, min_inclusive=False),
     )
     stop = _StopTexts(
         allow_none=True,
         metadata={
-            "description": "Texts that end the answer.",
+            "description": "Texts that end the answer where they would come.",
             "anyOf": [
                 _STOP_TEXT,
                 {"type": "array", "items": _STOP_TEXT, "maxItems": 4},
@@ -260,20 +273,24 @@ class SubmitSchema(Schema):
         strict=True,
         allow_none=True,
         validate=validate.Range(-(2**63), 2**63 - 1),
-        metadata={"description": "For answers that repeat, where the model can."},
+        metadata={"description": "For the same answer again, where the model can."},
     )
-    timeout_s = _seconds("How long it may run.")
-    queue_timeout_s = _seconds("How long it may wait to run.")
-    on_busy = _text("What it does when its session is busy.", _one_of(OnBusy))
+    timeout_s = _seconds("How long it may run, in seconds.")
+    queue_timeout_s = _seconds("How long it may wait to run, in seconds.")
+    on_busy = _text(
+        "When its session is busy: wait in line, be refused, cancel what runs, or run beside it.",
+        _one_of(OnBusy),
+        rule={"default": OnBusy.ENQUEUE},
+    )
 
 
-_SUBMIT_FIELDS = frozenset(SubmitSchema().fields)
+_SUBMIT_FIELDS = tuple(SubmitSchema().fields)
 
 
 @lru_cache(maxsize=256)
 def _submit_schema(given: frozenset[str]) -> Schema:
     """Return the schema with only the given fields: an absent one costs as much as one given."""
-    return SubmitSchema(only=given | {"prompt"})
+    return SubmitSchema(only=[name for name in _SUBMIT_FIELDS if name in given | {"prompt"}])
 
 
 def invalid(fields: Mapping[str, Any]) -> InvalidRequest:
@@ -297,10 +314,10 @@ class SubmitReader:
     def read(self, body: Json) -> GenerateRequest:
         """Return the request that ``body`` asks for. Raises InvalidRequest with the fields."""
         try:
-            loaded: Json = _submit_schema(_SUBMIT_FIELDS.intersection(body)).load(body)
+            loaded: Json = _submit_schema(frozenset(_SUBMIT_FIELDS).intersection(body)).load(body)
         except ValidationError as error:
-            messages = error.messages_dict
-            raise invalid({_shown(key).strip('"'): messages[key] for key in messages}) from None
+            wrong = islice(error.messages_dict.items(), MAX_WRONG_FIELDS)
+            raise invalid({name[:100]: messages for name, messages in wrong}) from None
         given = {name: value for name, value in loaded.items() if value is not None}
         model = given.get("model", self._models[0])
         if model not in self._models:

@@ -11,7 +11,6 @@ from orchestrator.events import Event, Terminal
 from orchestrator.job import Job, Status
 from orchestrator.session import History, Session
 
-
 T = TypeVar("T")
 
 
@@ -28,8 +27,8 @@ class Submission:
     """What became of a submit.
 
     ``ready`` holds the jobs to hand to the dispatcher now: the new one, unless it waits for its
-    session. ``interrupted`` are those it took the place of, for the dispatcher to drop or stop. ``replayed`` says that an earlier submit
-    with the same idempotency key is the one that counts.
+    session. ``interrupted`` are those it took the place of, for the dispatcher to drop or stop.
+    ``replayed`` says that an earlier submit with the same idempotency key is the one that counts.
     """
 
     request_id: str

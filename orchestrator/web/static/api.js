@@ -1,0 +1,63 @@
+/** The REST part of the API, as the playground needs it. */
+
+export const base = new URL("api/v1/", document.baseURI);
+
+/** An answer that is not a success, as the API said it. */
+export class ApiError extends Error {
+  constructor(code, message, details = {}, status = null) {
+    super(message);
+    this.code = code;
+    this.fields = details?.fields ?? {};
+    this.status = status;
+  }
+}
+
+/** No answer at all. The words are ours, since the API said nothing. */
+export class Unreachable extends ApiError {
+  constructor(message = "The server can't be reached. Check that it runs, and try again.") {
+    super("UNREACHABLE", message);
+  }
+}
+
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(new URL(path, base), options);
+  } catch {
+    throw new Unreachable();
+  }
+  const body = await response.json().catch(() => null);
+  if (response.ok && body !== null) return body;
+  const said = body?.error ?? { code: `HTTP ${response.status}`, message: response.statusText };
+  throw new ApiError(said.code, said.message, said.details, response.status);
+}
+
+const query = (parameters) =>
+  new URLSearchParams(Object.entries(parameters).filter(([, value]) => value)).toString();
+
+export const submit = (body) =>
+  call("infer", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+
+export const status = (id) => call(`status/${encodeURIComponent(id)}`);
+export const cancel = (id) => call(`cancel/${encodeURIComponent(id)}`, { method: "POST" });
+export const models = () => call("models");
+export const session = (id) => call(`sessions/${encodeURIComponent(id)}`);
+export const requests = (parameters) => call(`requests?${query(parameters)}`);
+
+/** Return the address of a request's event stream, from after an event where one is given. */
+export function streamUrl(id, after = null) {
+  const url = new URL(`stream/${encodeURIComponent(id)}`, base);
+  if (after !== null) url.searchParams.set("after", after);
+  return url;
+}
+
+/** Return the address of the WebSocket door. */
+export function socketUrl() {
+  const url = new URL("ws", base);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return url;
+}

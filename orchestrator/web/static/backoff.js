@@ -1,0 +1,19 @@
+/** How long to wait before the next try: 0.5 s, doubling up to 5 s. */
+
+const FIRST_MS = 500;
+const LONGEST_MS = 5000;
+
+export class Backoff {
+  #next = FIRST_MS;
+
+  /** Return the milliseconds to wait now. */
+  next() {
+    const wait = this.#next;
+    this.#next = Math.min(this.#next * 2, LONGEST_MS);
+    return wait;
+  }
+
+  reset() {
+    this.#next = FIRST_MS;
+  }
+}

@@ -1,0 +1,20 @@
+/** Shell lines that do what the page did. */
+
+import { base, streamUrl } from "./api.js";
+
+const ARGUMENT_LIMIT = 100_000;
+
+const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** Return the line that sends a body again and prints its answer as it arrives. */
+export function sendLine(body) {
+  const json = JSON.stringify(body);
+  const headers = "-H 'Accept: text/event-stream' -H 'Content-Type: application/json'";
+  const head = `curl -N ${new URL("infer", base)} ${headers}`;
+  // A shell's single argument is limited to 128 KiB, a here-document is not.
+  if (json.length > ARGUMENT_LIMIT) return `${head} --data-binary @- <<'JSON'\n${json}\nJSON`;
+  return `${head} -d ${quote(json)}`;
+}
+
+/** Return the line that reads a request's events from the beginning. */
+export const readLine = (id) => `curl -N ${streamUrl(id)}`;

@@ -1,0 +1,40 @@
+/** Times and numbers, as people read them. */
+
+const number = new Intl.NumberFormat("en");
+const hour = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const exact = new Intl.DateTimeFormat("en-GB", {
+  dateStyle: "medium",
+  timeStyle: "medium",
+});
+
+export const count = (value) => number.format(value);
+export const plural = (value, word) => `${count(value)} ${word}${value === 1 ? "" : "s"}`;
+
+/** Return milliseconds as 80 ms, 1.24 s or 2 min 5 s. */
+export function duration(ms) {
+  if (ms < 999.5) return `${Math.round(ms)} ms`;
+  if (ms < 59_995) return `${(ms / 1000).toFixed(2)} s`;
+  const seconds = Math.round(ms / 1000);
+  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+}
+
+/** Return the hour of a time of today, and the day before it for any other. */
+export function clock(time) {
+  const date = new Date(time);
+  const isToday = date.toDateString() === new Date().toDateString();
+  return isToday ? hour.format(date) : `${day.format(date)}, ${hour.format(date)}`;
+}
+
+export const exactly = (time) => exact.format(new Date(time));
+
+/** Return how long a request took from its submit to its end, or null while it is live. */
+export function tookMs({ created_at: from, completed_at: to }) {
+  return to ? Math.max(0, new Date(to) - new Date(from)) : null;
+}
+
+/** Return the first line of a text that says something, cut to a length. */
+export function gist(text, length = 120) {
+  const line = text.slice(0, 4 * length).trim().split("\n", 1)[0];
+  return line.length > length ? `${line.slice(0, length - 1)}…` : line;
+}
