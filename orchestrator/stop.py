@@ -1,10 +1,13 @@
 """How a run is ended from outside: a reason, and what wakes whoever is blocked."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orchestrator.errors import OrchestratorError
+
+logger = logging.getLogger("orchestrator")
 
 
 class Stopped(Exception):
@@ -33,9 +36,12 @@ class StopSignal:
             if self.requested:
                 return
             self.requested, self.reason = True, reason
-            wakers = list(self._wakers)
-        for wake in wakers:
-            wake()
+            # Inside the lock: whoever leaves ``waking`` is not woken later, as somebody else.
+            for wake in self._wakers:
+                try:
+                    wake()
+                except Exception:
+                    logger.exception("a blocked run could not be woken")
 
     def check(self) -> None:
         """Raise Stopped once a stop was requested."""
@@ -44,7 +50,7 @@ class StopSignal:
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """While inside, a stop calls ``wake``, which must neither block nor raise.
+        """While inside, and never after, a stop calls ``wake``, which must not block.
 
         Raises Stopped at once where the stop came first.
         """

@@ -1,0 +1,16 @@
+"""Requests as stores and dispatchers get them."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from orchestrator.ids import new_id
+from orchestrator.job import Job
+from tests.fakes.asking import a_request
+
+
+def a_job(prompt: str = "hello", clock: Callable[[], float] = time.time, **fields: Any) -> Job:
+    """Return a new pending job, in a session of its own unless ``fields`` names one."""
+    fields.setdefault("session_id", str(uuid4()))
+    return Job(id=new_id(), request=a_request(prompt, **fields), created_at=clock())

@@ -1,0 +1,857 @@
+"""An OpenAI-compatible server that misbehaves on demand, in a process of its own.
+
+``with start_upstream() as upstream`` gives ``upstream.url``, to be used as the base URL. What
+happens is said by each request: by its model name, ``fault:cut/3/5``, or else by the first words
+of its last message, ``fault:cut 3 5``. Numbers that aren't given have the defaults below; words
+after them are ignored, and make a prompt unique. A text that names no fault is said back.
+
+Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all below):
+  ok n=5 delay=0          one token a chunk, ``delay`` seconds before each
+  length n=5              with the finish reason "length"
+  crlf, cr n=5            other line ends
+  bom n=5                 with a byte order mark first
+  comments n=5            a comment before each token
+  multiline n=5           each event's JSON over several data lines
+  packed n=5              all events in one chunk
+  utf8                    characters of 1 to 4 bytes, each byte a TCP segment
+  surrogates              one emoji, cut in two escapes, in two events
+  reasoning n=5 delay=0   n pieces of reasoning_content, then n tokens
+  no_done n=5             a finish reason, but no [DONE]
+  no_finish n=5           [DONE], but no finish reason
+  no_usage n=5            no chunk with the usage
+  no_end n=5              a finish reason, then silence on an open connection
+  cut_end n=5             a finish reason, then a reset
+  http10 n=5              neither length nor chunks: the answer ends with the connection
+  json n=5                one chat.completion object, for all that a stream was asked for
+  gzip n=5                compressed, though that was refused
+  closing n=5             a whole answer, after which the server closes the kept connection
+
+No answer:
+  reset, close            before the headers, with RST or FIN
+  junk                    what is no HTTP
+  silent                  no byte at all
+  drip_head delay=0.02    the headers, one byte after the other
+  headers                 the headers, then silence
+  ping delay=0.02         comments without end
+  drip delay=0.02         one comment without end, byte after byte
+  role delay=0.02         events without text and without end
+  status code=500 retry_after=0   an error object; retry_after 0 sends no such header
+  busy_until, busy_ms     429 with Retry-After as a date in 30 s, or with Retry-After-Ms: 1500
+  detail code=422         FastAPI's shape of it
+  html code=404           a web page
+  long_error code=400     an error message of 100,000 characters
+  endless_error code=400  an error body that doesn't end
+  stuck_error code=400    an error body that stops in the middle
+  leak code=400           an error message that quotes the request's Authorization header
+  redirect                to another server
+  page                    a web page, as if all were well
+  empty_json              an empty JSON object, as if all were well
+
+Half an answer:
+  cut k=3 n=5             closed after k tokens
+  cut_reset k=3 n=5       reset after k tokens
+  cut_clean k=3           ended in good form after k tokens, without a word why
+  cut_json                a chat.completion that ends in the middle
+  stall k=3               silence after k tokens
+  alive k=3 delay=0.02 pings=20   comments between the kth token and the rest, of 5
+  alive_drip k=3 delay=0.02       after k tokens one event without end, byte after byte
+  bad_json k=3            after k tokens what is no JSON; deep_json: JSON, but 100,000 deep
+  wrong_json k=3          after k tokens JSON that is no completion
+  error k=3 code=500      after k tokens an error object
+  filter k=3              the finish reason "content_filter"
+  abort k=3               the finish reason "abort"
+  endless                 tokens without end, as fast as they go
+  long_line               one line without end
+  long_event              one event of many lines, without end
+  gzip_bomb               compressed comments without end; gzip_json_bomb: a JSON object so
+
+``GET /seen`` counts, by prompt: calls, open (calls under way), client_closed (calls whose client
+left before the end), connections (the number of the connection of each call), and the last
+request's headers and body. The process ends with its standard input, and after ten minutes.
+"""
+
+import gzip
+import json
+import os
+import re
+import select
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+LIFETIME_S = 600.0
+HOLD_S = 60.0
+
+FAULTS: dict[str, Callable[..., None]] = {}
+
+
+class ClientClosed(Exception):
+    """The client left before its answer was whole."""
+
+
+@dataclass
+class Upstream:
+    """A running fake: ``url`` is the base URL, ``seen_port`` where the counters are."""
+
+    url: str
+    seen_port: int
+
+    def seen(self, prompt: str) -> dict[str, Any]:
+        """Return the counters of ``prompt``, all zero where it never came."""
+        connection = HTTPConnection("127.0.0.1", self.seen_port, timeout=10)
+        connection.request("GET", "/seen")
+        seen: dict[str, dict[str, Any]] = json.load(connection.getresponse())
+        connection.close()
+        return seen.get(prompt, {"calls": 0, "open": 0, "client_closed": 0, "connections": []})
+
+
+@contextmanager
+def start_upstream(certificate: Path | None = None, key: Path | None = None) -> Iterator[Upstream]:
+    """Run the fake until the context ends; with a certificate it serves https.
+
+    The counters are always served over plain http, on a port of their own.
+    """
+    command = [sys.executable, str(Path(__file__).resolve())]
+    if certificate and key:
+        command += [str(certificate), str(key)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    try:
+        ports = json.loads(process.stdout.readline())
+        scheme = "https" if certificate else "http"
+        yield Upstream(f"{scheme}://127.0.0.1:{ports['api']}/v1", ports["seen"])
+    finally:
+        process.stdin.close()
+        process.wait(10)
+        process.stdout.close()
+
+
+@dataclass
+class Counters:
+    """What happened to one prompt's calls."""
+
+    calls: int = 0
+    open: int = 0
+    client_closed: int = 0
+    connections: list[int] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+
+
+class Book:
+    """The counters of all prompts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counters: dict[str, Counters] = {}
+
+    @contextmanager
+    def call(self, prompt: str, connection: int, request: "Request") -> Iterator[None]:
+        """Count one call while it runs."""
+        with self._lock:
+            mine = self._counters.setdefault(prompt, Counters())
+            mine.calls += 1
+            mine.open += 1
+            mine.connections.append(connection)
+            mine.headers, mine.body = request.headers, request.body
+        left = 0
+        try:
+            yield
+        except (ClientClosed, OSError):
+            left = 1
+            raise
+        finally:
+            with self._lock:
+                mine.open -= 1
+                mine.client_closed += left
+
+    def as_json(self) -> bytes:
+        with self._lock:
+            return json.dumps({key: vars(mine) for key, mine in self._counters.items()}).encode()
+
+
+@dataclass
+class Request:
+    """One HTTP request, its body read and parsed where it's JSON."""
+
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+    @property
+    def prompt(self) -> str:
+        return str(self.body["messages"][-1]["content"])
+
+    def fault(self) -> tuple[str, list[float]]:
+        """Return the fault's name and its numbers; the name is empty where none is asked for."""
+        asked = next(
+            (text for text in (self.body["model"], self.prompt) if text.startswith("fault:")), ""
+        )
+        name, *words = re.split(r"[\s/]+", asked.removeprefix("fault:"))
+        numbers = []
+        for word in words:
+            if not re.fullmatch(r"\d+(\.\d+)?", word):
+                break
+            numbers.append(float(word))
+        return name, numbers
+
+
+class Reply:
+    """The writing end of one answer; each method sends at once."""
+
+    def __init__(self, connection: socket.socket, request: Request) -> None:
+        self.connection = connection
+        self.request = request
+        self.keeps = True
+        self.newline = "\n"
+        self._chunked = True
+
+    def send(self, data: bytes) -> None:
+        """Send raw bytes."""
+        try:
+            self.connection.sendall(data)
+        except OSError as error:
+            raise ClientClosed from error
+
+    def head(self, status: int = 200, kind: str = "text/event-stream", **headers: str) -> None:
+        """Send the head of a chunked answer."""
+        self.send(self.head_bytes(status, kind, **headers))
+
+    def head_bytes(
+        self, status: int, kind: str, framing: str = "Transfer-Encoding: chunked", **headers: str
+    ) -> bytes:
+        lines = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {kind}", framing]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*filter(None, lines), "", ""]).encode()
+
+    def whole(self, status: int, kind: str, body: bytes, **headers: str) -> None:
+        """Send an answer with a length."""
+        framing = f"Content-Length: {len(body)}"
+        self.send(self.head_bytes(status, kind, framing, **headers) + body)
+
+    def bare_head(self) -> None:
+        """Begin an HTTP/1.0 answer, which ends with the connection."""
+        self.send(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        self._chunked, self.keeps = False, False
+
+    def chunk(self, data: bytes) -> None:
+        self.send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def line(self, *lines: str) -> None:
+        """Send lines of an event stream, and the blank one."""
+        self.chunk("".join(f"{line}{self.newline}" for line in (*lines, "")).encode())
+
+    def event(self, payload: Any) -> None:
+        self.line(f"data: {json.dumps(payload)}")
+
+    def delta(self, reason: str | None = None, **delta: str) -> None:
+        self.event(completion({"index": 0, "delta": delta, "finish_reason": reason}))
+
+    def tokens(self, first: float, last: float, delay: float = 0) -> None:
+        """Send the tokens from number ``first`` to before number ``last``."""
+        for number in range(int(first), int(last)):
+            if delay:
+                self.wait(delay)
+            self.delta(content=f"w{number} ")
+
+    def finish(
+        self, n: float, reason: str | None = "stop", usage: bool = True, done: bool = True
+    ) -> None:
+        """Send the finish reason, the usage, the end mark and the end of the answer."""
+        if reason:
+            self.delta(reason)
+        if usage:
+            self.event({**completion(), "usage": counted(n)})
+        if done:
+            self.line("data: [DONE]")
+        self.end()
+
+    def end(self) -> None:
+        if self._chunked:
+            self.send(b"0\r\n\r\n")
+
+    def wait(self, seconds: float) -> None:
+        """Wait, and raise ClientClosed as soon as the client leaves."""
+        if select.select([self.connection], [], [], seconds)[0]:
+            raise ClientClosed
+
+    def hold(self) -> None:
+        """Say nothing more."""
+        self.wait(HOLD_S)
+        self.keeps = False
+
+    def drip(self, data: bytes, delay: float) -> None:
+        for byte in data:
+            self.send(bytes([byte]))
+            self.wait(delay)
+
+    def cut(self) -> None:
+        """Close in the middle."""
+        self.keeps = False
+
+    def reset(self) -> None:
+        """Close with a reset."""
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.keeps = False
+
+
+def fault(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a fault under its function's name."""
+    FAULTS[function.__name__] = function
+    return function
+
+
+def completion(*choices: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "c1", "object": "chat.completion.chunk", "choices": list(choices)}
+
+
+def counted(n: float) -> dict[str, int]:
+    return {"prompt_tokens": 7, "completion_tokens": int(n), "total_tokens": 7 + int(n)}
+
+
+def whole_completion(n: float) -> bytes:
+    text = "".join(f"w{number} " for number in range(int(n)))
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return json.dumps({**completion(choice), "usage": counted(n)}).encode()
+
+
+def error_object(code: float, text: str = "upstream says no") -> bytes:
+    kind = "invalid_request_error" if code == 400 else "server_error"
+    return json.dumps({"error": {"message": text, "type": kind, "code": None}}).encode()
+
+
+def answer(reply: Reply, prompt: str) -> None:
+    """Say the prompt back, word by word."""
+    words = re.findall(r"\S+\s*", prompt)
+    reply.head()
+    reply.delta(role="assistant", content="")
+    for word in words:
+        reply.delta(content=word)
+    reply.finish(len(words))
+
+
+@fault
+def ok(reply: Reply, n: float = 5, delay: float = 0) -> None:
+    reply.head()
+    reply.delta(role="assistant", content="")
+    reply.tokens(0, n, delay)
+    reply.finish(n)
+
+
+@fault
+def length(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, n)
+    reply.finish(n, reason="length")
+
+
+@fault
+def crlf(reply: Reply, n: float = 5) -> None:
+    reply.newline = "\r\n"
+    ok(reply, n)
+
+
+@fault
+def cr(reply: Reply, n: float = 5) -> None:
+    reply.newline = "\r"
+    ok(reply, n)
+
+
+@fault
+def bom(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.chunk(b"\xef\xbb\xbf")
+    reply.tokens(0, n)
+    reply.finish(n)
+
+
+@fault
+def comments(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    for number in range(int(n)):
+        reply.line(": still here")
+        reply.tokens(number, number + 1)
+    reply.finish(n)
+
+
+@fault
+def multiline(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    for number in range(int(n)):
+        choice = {"index": 0, "delta": {"content": f"w{number} "}, "finish_reason": None}
+        text = json.dumps(completion(choice), indent=1)
+        reply.line("event: message", f"id: {number}", *(f"data:{x}" for x in text.splitlines()))
+    reply.finish(n)
+
+
+@fault
+def packed(reply: Reply, n: float = 5) -> None:
+    deltas = [{"index": 0, "delta": {"content": f"w{number} "}} for number in range(int(n))]
+    events = [completion(delta) for delta in deltas]
+    end = [completion({"index": 0, "delta": {}, "finish_reason": "stop"})]
+    lines = [json.dumps(event) for event in (*events, *end, {**completion(), "usage": counted(n)})]
+    reply.head()
+    reply.line(*(f"data: {line}\n" for line in (*lines, "[DONE]")))
+    reply.end()
+
+
+@fault
+def utf8(reply: Reply) -> None:
+    reply.head()
+    choice = {"index": 0, "delta": {"content": "aé€😀"}, "finish_reason": None}
+    event = f"data: {json.dumps(completion(choice), ensure_ascii=False)}\n\n".encode()
+    reply.drip(b"%x\r\n" % len(event), 0)
+    reply.drip(event, 0.001)
+    reply.send(b"\r\n")
+    reply.finish(1)
+
+
+@fault
+def surrogates(reply: Reply) -> None:
+    reply.head()
+    reply.delta(content="a\ud83d")
+    reply.delta(content="\ude00b")
+    reply.finish(2)
+
+
+@fault
+def reasoning(reply: Reply, n: float = 5, delay: float = 0) -> None:
+    reply.head()
+    for number in range(int(n)):
+        reply.wait(delay)
+        reply.delta(reasoning_content=f"thought {number} ")
+    reply.tokens(0, n, delay)
+    reply.finish(n)
+
+
+@fault
+def no_done(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, n)
+    reply.finish(n, done=False)
+
+
+@fault
+def no_finish(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, n)
+    reply.finish(n, reason=None)
+
+
+@fault
+def no_usage(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, n)
+    reply.finish(n, usage=False)
+
+
+@fault
+def no_end(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, n)
+    reply.delta("stop")
+    reply.hold()
+
+
+@fault
+def cut_end(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, n)
+    reply.delta("stop")
+    reply.wait(0.05)
+    reply.reset()
+
+
+@fault
+def http10(reply: Reply, n: float = 5) -> None:
+    reply.bare_head()
+    reply.tokens(0, n)
+    reply.finish(n)
+
+
+@fault
+def json_(reply: Reply, n: float = 5) -> None:
+    reply.whole(200, "application/json; charset=utf-8", whole_completion(n))
+
+
+@fault
+def gzip_(reply: Reply, n: float = 5) -> None:
+    body = gzip.compress(whole_completion(n))
+    reply.whole(200, "application/json", body, Content_Encoding="gzip")
+
+
+@fault
+def closing(reply: Reply, n: float = 5) -> None:
+    ok(reply, n)
+    reply.keeps = False
+
+
+@fault
+def reset(reply: Reply) -> None:
+    reply.reset()
+
+
+@fault
+def close(reply: Reply) -> None:
+    reply.cut()
+
+
+@fault
+def junk(reply: Reply) -> None:
+    reply.send(b"220 this is a mail server\r\n")
+    reply.cut()
+
+
+@fault
+def silent(reply: Reply) -> None:
+    reply.hold()
+
+
+@fault
+def drip_head(reply: Reply, delay: float = 0.02) -> None:
+    reply.drip(reply.head_bytes(200, "text/event-stream", padding="x" * 10_000), delay)
+    reply.hold()
+
+
+@fault
+def headers(reply: Reply) -> None:
+    reply.head()
+    reply.hold()
+
+
+@fault
+def ping(reply: Reply, delay: float = 0.02) -> None:
+    reply.head()
+    while True:
+        reply.line(": ping")
+        reply.wait(delay)
+
+
+@fault
+def drip(reply: Reply, delay: float = 0.02) -> None:
+    reply.head()
+    while True:
+        reply.chunk(b":")
+        reply.wait(delay)
+
+
+@fault
+def role(reply: Reply, delay: float = 0.02) -> None:
+    reply.head()
+    while True:
+        reply.delta(role="assistant", content="")
+        reply.wait(delay)
+
+
+@fault
+def status(reply: Reply, code: float = 500, retry_after: float = 0) -> None:
+    more = {"Retry_After": f"{retry_after:g}"} if retry_after else {}
+    reply.whole(int(code), "application/json", error_object(code), **more)
+
+
+@fault
+def busy_until(reply: Reply) -> None:
+    date = formatdate(time.time() + 30, usegmt=True)
+    reply.whole(429, "application/json", error_object(429), Retry_After=date)
+
+
+@fault
+def busy_ms(reply: Reply) -> None:
+    reply.whole(429, "application/json", error_object(429), Retry_After_Ms="1500")
+
+
+@fault
+def detail(reply: Reply, code: float = 422) -> None:
+    body = {"detail": [{"loc": ["body", "top_p"], "msg": "top_p is too large"}]}
+    reply.whole(int(code), "application/json", json.dumps(body).encode())
+
+
+@fault
+def html(reply: Reply, code: float = 404) -> None:
+    reply.whole(int(code), "text/html", b"<h1>upstream secret</h1>")
+
+
+@fault
+def long_error(reply: Reply, code: float = 400) -> None:
+    text = "bad\n\x1b[31m \u202einput " + "y" * 40_000
+    reply.whole(int(code), "application/json", error_object(code, text))
+
+
+@fault
+def endless_error(reply: Reply, code: float = 400) -> None:
+    reply.head(int(code), "application/json")
+    while True:
+        reply.chunk(b" " * 4096)
+
+
+@fault
+def stuck_error(reply: Reply, code: float = 400) -> None:
+    reply.head(int(code), "application/json")
+    reply.chunk(error_object(code)[:-5])
+    reply.hold()
+
+
+@fault
+def leak(reply: Reply, code: float = 400) -> None:
+    text = f"can't read {reply.request.headers.get('authorization')}"
+    reply.whole(int(code), "application/json", error_object(code, text))
+
+
+@fault
+def redirect(reply: Reply) -> None:
+    reply.whole(307, "text/plain", b"", Location="http://127.0.0.1:9/v1/chat/completions")
+
+
+@fault
+def page(reply: Reply) -> None:
+    reply.whole(200, "text/html; charset=utf-8", b"<h1>It works!</h1>")
+
+
+@fault
+def empty_json(reply: Reply) -> None:
+    reply.whole(200, "application/json", b"{}")
+
+
+@fault
+def cut(reply: Reply, k: float = 3, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, min(k, n))
+    reply.cut()
+
+
+@fault
+def cut_reset(reply: Reply, k: float = 3, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, min(k, n))
+    reply.wait(0.05)
+    reply.reset()
+
+
+@fault
+def cut_clean(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.end()
+
+
+@fault
+def cut_json(reply: Reply) -> None:
+    body = whole_completion(5)
+    framing = f"Content-Length: {len(body)}"
+    reply.send(reply.head_bytes(200, "application/json", framing) + body[:-9])
+    reply.cut()
+
+
+@fault
+def stall(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.hold()
+
+
+@fault
+def alive(reply: Reply, k: float = 3, delay: float = 0.02, pings: float = 20) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    for _ in range(int(pings)):
+        reply.wait(delay)
+        reply.line(": ping")
+    reply.tokens(k, 5)
+    reply.finish(5)
+
+
+@fault
+def alive_drip(reply: Reply, k: float = 3, delay: float = 0.02) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    while True:
+        reply.chunk(b"d")
+        reply.wait(delay)
+
+
+@fault
+def bad_json(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.line('data: {"choices": [{')
+    reply.hold()
+
+
+@fault
+def deep_json(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.line("data: " + "[" * 100_000)
+    reply.hold()
+
+
+@fault
+def wrong_json(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.event({"choices": [{"delta": {"content": 7}}]})
+    reply.hold()
+
+
+@fault
+def error(reply: Reply, k: float = 3, code: float = 500) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.event({"error": {"message": "upstream says no", "type": "Whatever", "code": int(code)}})
+    reply.hold()
+
+
+@fault
+def filter_(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.finish(k, reason="content_filter")
+
+
+@fault
+def abort(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.finish(k, reason="abort")
+
+
+@fault
+def endless(reply: Reply) -> None:
+    reply.head()
+    while True:
+        reply.delta(content="word " * 200)
+
+
+@fault
+def long_line(reply: Reply) -> None:
+    reply.head()
+    reply.chunk(b"data: ")
+    while True:
+        reply.chunk(b"x" * 65536)
+
+
+@fault
+def long_event(reply: Reply) -> None:
+    reply.head()
+    while True:
+        reply.chunk(b"data: x\n" * 8192)
+
+
+@fault
+def gzip_bomb(reply: Reply) -> None:
+    reply.head(Content_Encoding="gzip")
+    bomb(reply, b"data: " + b"x" * 2**20)
+
+
+@fault
+def gzip_json_bomb(reply: Reply) -> None:
+    reply.head(kind="application/json", Content_Encoding="gzip")
+    bomb(reply, b" " * 2**20)
+
+
+def bomb(reply: Reply, data: bytes) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    while True:
+        if packed := packer.compress(data):
+            reply.chunk(packed)
+
+
+class Server:
+    """Serves each connection in a thread."""
+
+    def __init__(self, book: Book, context: ssl.SSLContext | None) -> None:
+        self._book = book
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._connections = 0
+        self.port = self._listener.getsockname()[1]
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            self._connections += 1
+            arguments = (connection, self._connections)
+            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(HOLD_S)
+        try:
+            if self._context:
+                connection = self._context.wrap_socket(connection, server_side=True)
+            with connection, connection.makefile("rb") as reader:
+                while request := read_request(reader):
+                    if not self._answer(connection, request, number):
+                        break
+        except (ClientClosed, OSError):
+            connection.close()
+
+    def _answer(self, connection: socket.socket, request: Request, number: int) -> bool:
+        """Answer one request, and return whether the connection takes another."""
+        reply = Reply(connection, request)
+        if request.path == "/seen":
+            reply.whole(200, "application/json", self._book.as_json())
+            return True
+        if request.path != "/v1/chat/completions":
+            reply.whole(404, "application/json", b'{"detail": "Not Found"}')
+            return True
+        name, numbers = request.fault()
+        with self._book.call(request.prompt, number, request):
+            if name:
+                known = FAULTS.get(name) or FAULTS[f"{name}_"]
+                known(reply, *numbers)
+            else:
+                answer(reply, request.prompt)
+        return reply.keeps
+
+
+def read_request(reader: Any) -> Request | None:
+    """Read one request, or return None where the client has none any more."""
+    first = reader.readline()
+    if not first:
+        return None
+    fields = {}
+    while line := reader.readline().strip():
+        name, _, value = line.decode("latin-1").partition(":")
+        fields[name.lower()] = value.strip()
+    body = reader.read(int(fields.get("content-length", 0)))
+    return Request(first.split()[1].decode(), fields, json.loads(body) if body else None)
+
+
+def end_with_parent() -> None:
+    """End when the parent closes our standard input, or dies."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve until the parent goes."""
+    context = None
+    if len(sys.argv) == 3:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sys.argv[1], sys.argv[2])
+    book = Book()
+    api, seen = Server(book, context), Server(book, None)
+    for work in (end_with_parent, api.run, seen.run):
+        threading.Thread(target=work, daemon=True).start()
+    print(json.dumps({"api": api.port, "seen": seen.port}), flush=True)
+    time.sleep(LIFETIME_S)
+
+
+if __name__ == "__main__":
+    main()
