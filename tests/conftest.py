@@ -10,7 +10,7 @@ from tests.served import Served, serve
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Served]:
-    """One gunicorn with the default settings, shared by the tests that change nothing for others."""
+    """One gunicorn with default settings, shared by tests that change nothing for others."""
     with serve() as served:
         yield served
 

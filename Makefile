@@ -1,0 +1,72 @@
+# Everything one does with this project; `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+DEV := .venv-dev
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run install test check format bench clean
+
+help:
+	@echo "make run      build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
+	@echo "make install  build .venv with the package in it; then .venv/bin/orchestrator serve"
+	@echo "make test     every test, then those without a browser again as deployed, under gevent"
+	@echo "make check    format, lint, types, tests"
+	@echo "make format   format the code and mend what the linter can"
+	@echo "make bench    measure submit and poll beside a bare WSGI app"
+	@echo "make clean    remove what the others built"
+
+run: $(VENV)/built
+	@exec $(VENV)/bin/orchestrator serve
+
+install: $(VENV)/built
+	@echo "$(VENV)/bin/orchestrator is there; '$(VENV)/bin/orchestrator serve' starts the server."
+
+test: $(DEV)/built
+	$(DEV)/bin/python -m pytest
+	$(DEV)/bin/python -m gevent.monkey --module pytest tests/unit tests/contract tests/integration
+
+check: $(DEV)/built
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(DEV)/built
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+bench: $(VENV)/built
+	@$(VENV)/bin/python benchmarks/submit_and_poll.py --profile
+
+clean:
+	rm -rf $(VENV) $(DEV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each environment is built anew, and only when what it is built from changes: the mark inside is
+# written last, so one that was cut short is not taken for whole.
+$(VENV)/built: requirements.txt requirements-fast.txt pyproject.toml
+	$(call build,$(VENV),requirements.txt)
+
+$(DEV)/built: requirements-dev.txt requirements.txt requirements-fast.txt pyproject.toml
+	$(call build,$(DEV),requirements-dev.txt)
+
+# $(1): the environment, $(2): its requirements.
+define build
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: set PYTHON, as in" \
+	"'make run PYTHON=python3.12'." >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "'$(PYTHON)' can't make virtual environments: install its venv module" \
+	"(Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+@echo "Building $(1) from $(2)."
+@$(PYTHON) -m venv --clear $(1)
+@echo '*' >$(1)/.gitignore
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check -r $(2)
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-fast.txt \
+	>$(1)/fast.log 2>&1 || echo "No C extension for HTTP (see $(1)/fast.log): all works, a little" \
+	"slower."
+@touch $@
+endef

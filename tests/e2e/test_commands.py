@@ -1,0 +1,165 @@
+"""The ways to start the service: make, the command, gunicorn alone, flask, the Procfile."""
+
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.commands import (
+    INSTALL_S,
+    NO_SOURCE,
+    environment,
+    get,
+    installs,
+    run,
+    script,
+    serving,
+)
+from tests.needs import needs
+from tests.served import ROOT, free_port
+
+
+def procfile_command() -> str:
+    kind, _, command = (ROOT / "Procfile").read_text(encoding="utf-8").strip().partition(": ")
+    assert kind == "web"
+    return command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["orchestrator", "serve"],
+        ["gunicorn"],
+        ["flask", "--app", "app", "run", "--port", "{port}"],
+        ["bash", "-c", procfile_command()],
+    ],
+    ids=["orchestrator serve", "gunicorn", "flask run", "Procfile"],
+)
+def test_every_way_to_start_serves_on_the_port_asked_for(
+    command: list[str], tmp_path: Path
+) -> None:
+    port = free_port()
+    command = [part.format(port=port) for part in command]
+    command[0] = needs("bash") if command[0] == "bash" else script(command[0])
+    with serving(command, ROOT, port, environment(PORT=str(port)), tmp_path / "log") as served:
+        assert get(port, "/api/v1/models")[0] == 200
+        assert "Traceback" not in served.output
+
+
+def test_the_procfile_listens_for_a_platform_and_keeps_to_one_process() -> None:
+    # Some platforms set WEB_CONCURRENCY by themselves; the memory store refuses more than one.
+    words = procfile_command().split()
+    assert words == ["ORCHESTRATOR_HOST=0.0.0.0", "WEB_CONCURRENCY=1", "gunicorn"]
+
+
+def test_a_taken_port_is_one_clear_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, output = run([script("orchestrator"), "serve"], ROOT, PORT=port)
+    assert code != 0
+    assert port in output
+    assert len(output.strip().splitlines()) == 1, output
+
+
+def fake_python(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def copy_of_the_tree(where: Path) -> Path:
+    shutil.copytree(ROOT, where, ignore=NO_SOURCE)
+    return where
+
+
+@pytest.mark.parametrize("target", ["run", "install", "test"])
+def test_an_old_python_is_refused_in_one_sentence(target: str, tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    old = fake_python(tmp_path / "python3", "exit 1")
+    code, output = run([needs("make"), target, f"PYTHON={old}"], tree)
+    said = output.splitlines()
+    assert code != 0
+    assert said[0].startswith("Python 3.11 or newer is needed")
+    assert len(said) == 2, "one sentence, and make's own last line"
+    assert not (tree / ".venv").exists()
+
+
+def test_a_python_that_is_not_there_is_refused_in_the_same_sentence(tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    code, output = run([needs("make"), "install", "PYTHON=no-such-python"], tree)
+    assert code != 0
+    assert output.startswith("Python 3.11 or newer is needed, and 'no-such-python' is not")
+
+
+def test_a_python_without_venv_says_what_to_install(tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    bare = fake_python(tmp_path / "python3", 'case "$*" in *ensurepip*) exit 1;; esac')
+    code, output = run([needs("make"), "install", f"PYTHON={bare}"], tree)
+    assert code != 0
+    assert "apt-get install python3-venv" in output.splitlines()[0]
+
+
+def test_make_alone_lists_its_targets() -> None:
+    code, output = run([needs("make")], ROOT)
+    listed = re.findall(r"^make (\w+)", output, re.MULTILINE)
+    phony = re.search(r"^\.PHONY: help (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert code == 0
+    assert phony
+    assert listed == phony.group(1).split()
+
+
+def pinned(name: str) -> set[str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return {normal(line.partition("==")[0]) for line in lines if "==" in line and line[0] != "#"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_requirement_is_pinned_to_one_version() -> None:
+    for name in ("requirements.txt", "requirements-fast.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            requirement = line.partition("#")[0].strip()
+            if requirement and requirement != "-r requirements.txt":
+                assert re.fullmatch(r"[\w.-]+==[\w.]+", requirement), f"{name}: {line}"
+
+
+LIST_PACKAGES = """
+from importlib.metadata import distributions
+print(*(package.name for package in distributions()))
+"""
+
+
+@installs
+def test_make_install_has_the_package_and_nothing_else_and_make_run_serves(
+    tmp_path: Path,
+) -> None:
+    tree = copy_of_the_tree(tmp_path / "a tree with blanks")
+    code, output = run([needs("make"), "-j4", "install"], tree, INSTALL_S)
+    assert code == 0, output
+
+    code, listed = run([".venv/bin/python", "-c", LIST_PACKAGES], tree)
+    assert code == 0, listed
+    names = {normal(name) for name in listed.split()}
+    optional = pinned("requirements-fast.txt") | {"setuptools"}
+    assert names - optional == pinned("requirements.txt") | {"llm-orchestrator", "pip"}
+    code, output = run([".venv/bin/python", "-m", "pip", "check", "-qq"], tree, INSTALL_S)
+    assert code == 0, output
+
+    port = free_port()
+    env = environment(PORT=str(port))
+    with serving([needs("make"), "run"], tree, port, env, tmp_path / "log") as served:
+        assert "Building" not in served.output, "built twice"
+        assert str(port) in served.output
+        served.stop()
+        with pytest.raises(OSError):
+            get(port, "/health")
+
+    (tree / "requirements.txt").touch()
+    code, output = run([needs("make"), "--question", "install"], tree)
+    assert code == 1, "changed requirements build anew"

@@ -1,0 +1,302 @@
+"""The walls of the package, read from its source: floors, borders, and habits to keep."""
+
+import ast
+import graphlib
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "orchestrator"
+THIS = "tests/test_architecture.py"
+
+# From the ground up. A module imports from the floors below its own. Within a floor it imports
+# only from its own package, and there only from an earlier line: never sideways.
+FLOORS: dict[str, list[str]] = {
+    "ground": ["orchestrator errors events ids", "config job stop", "session"],
+    "words": ["answers strict_json wire", "schemas views", "frames"],
+    "ports and adapters": [
+        "stores backends",
+        "stores.base stores.log backends.base backends.native backends.sse_reader backends.text",
+        "stores.sessions backends.paced",
+        "backends.upstream",
+        "stores.memory backends.echo backends.openai backends.python",
+    ],
+    "engine": ["runner"],
+    "dispatch": ["dispatch", "dispatch.base", "dispatch.pool"],
+    "rules": ["service"],
+    "root": ["bootstrap"],
+    "doors": [
+        "web.connections web.json_io web.origins web.params web.playground web.ws_guard",
+        "web.context web.errors web.sse",
+        "web.handshake web.health web.rest",
+        "web.ws",
+        "web.openapi web.openapi.samples web.docs web.docs.markup",
+        "web.openapi.faults web.openapi.parameters web.docs.rules",
+        "web.openapi.parts web.docs.view",
+        "web.openapi.guide web.openapi.requests web.openapi.service web.openapi.watch",
+        "web.openapi.document",
+        "web.docs.page",
+        "web server",
+        "cli",
+    ],
+}
+
+# Of these packages, others see the port in base.py; bootstrap alone names what is behind it.
+PORTS = ("stores", "backends", "dispatch")
+
+
+# Who may import what is not the standard library's. A package stands for all its modules.
+BORDERS: dict[str, tuple[str, ...]] = {
+    "apispec": ("web.openapi",),
+    "flask": ("web",),
+    "flask_sock": ("web",),
+    "gevent": ("server", "backends.native"),
+    "gunicorn": ("server", "cli"),
+    "markupsafe": ("web",),
+    "marshmallow": ("answers", "frames", "schemas", "web.openapi"),
+    "orjson": ("schemas", "wire", "stores", "backends", "web", "server"),
+    "redis": ("stores.redis", "dispatch"),
+    "simple_websocket": ("web",),
+    "urllib3": ("backends",),
+    "werkzeug": ("web",),
+    "wsproto": ("web",),
+}
+
+LINES_AT_MOST = 400
+
+
+def short(module: str) -> str:
+    """``orchestrator.web.rest`` as ``web.rest``; the package itself keeps its name."""
+    return module.removeprefix("orchestrator.")
+
+
+def name_of(path: Path) -> str:
+    """The name that FLOORS has for the module in ``path``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return short(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = sorted(SOURCES)
+PLACES = {
+    module: (floor, step)
+    for floor, steps in enumerate(FLOORS.values())
+    for step, line in enumerate(steps)
+    for module in line.split()
+}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+
+
+def package_of(module: str) -> str:
+    """``web`` for all below ``web`` and for itself; ``orchestrator`` for the top level."""
+    if "." in module or SOURCES[module].name == "__init__.py":
+        return module.partition(".")[0]
+    return "orchestrator"
+
+
+def within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Full names of the modules that ``module`` imports, as far as they can be told apart."""
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno} imports relatively: say the full name."
+            source = node.module or ""
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                found.add(inner if short(inner) in SOURCES else source)
+    return frozenset(found)
+
+
+def inner_imports_of(module: str) -> list[str]:
+    return sorted(
+        short(name) for name in imports_of(module) if name.partition(".")[0] == "orchestrator"
+    )
+
+
+def nodes_in_functions(tree: ast.Module) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from ast.walk(node)
+
+
+def offences(sentences: Iterator[str]) -> None:
+    """Fail with all of them, one a line."""
+    found = sorted(set(sentences))
+    if found:
+        pytest.fail("\n".join(found), pytrace=False)
+
+
+def test_every_module_has_its_floor() -> None:
+    offences(
+        f"{module} is on no floor: give it its place in FLOORS at the top of {THIS}."
+        for module in MODULES
+        if module not in PLACES
+    )
+
+
+def test_every_place_on_a_floor_is_taken() -> None:
+    offences(
+        f"{module} is on a floor but not in the package: take it out of FLOORS in {THIS}."
+        for module in PLACES
+        if module not in SOURCES
+    )
+
+
+def test_modules_import_only_from_below() -> None:
+    def upward() -> Iterator[str]:
+        for module in MODULES:
+            for imported in inner_imports_of(module):
+                if imported not in PLACES or module not in PLACES:
+                    continue
+                (floor, step), (its_floor, its_step) = PLACES[module], PLACES[imported]
+                beside = floor == its_floor and package_of(module) == package_of(imported)
+                if not (its_floor < floor or (beside and its_step < step)):
+                    yield f"{module} imports {imported}, which is not below it."
+
+    offences(upward())
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    graph = {module: inner_imports_of(module) for module in MODULES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"Imports go in a circle: {', '.join(error.args[1])}.", pytrace=False)
+
+
+def test_bootstrap_alone_names_what_is_behind_a_port() -> None:
+    def named() -> Iterator[str]:
+        for module in MODULES:
+            for imported in inner_imports_of(module):
+                package = imported.partition(".")[0]
+                behind = package in PORTS and imported not in (package, f"{package}.base")
+                if behind and module != "bootstrap" and not within(module, (package,)):
+                    yield f"{module} imports {imported}: only bootstrap does, others the port."
+
+    offences(named())
+
+
+def test_third_party_packages_stay_where_they_belong() -> None:
+    def strays() -> Iterator[str]:
+        for module in MODULES:
+            for imported in imports_of(module):
+                package = imported.partition(".")[0]
+                if package == "orchestrator" or package in sys.stdlib_module_names:
+                    continue
+                allowed = BORDERS.get(package)
+                if allowed is None:
+                    yield f"{module} imports {package}: say who may in BORDERS in {THIS}."
+                elif not within(module, allowed):
+                    yield f"{module} imports {package}, which only {', '.join(allowed)} may."
+
+    offences(strays())
+
+
+def test_the_environment_is_read_in_config_alone() -> None:
+    names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+
+    def readers() -> Iterator[str]:
+        for module in MODULES:
+            for node in ast.walk(tree_of(module)):
+                match node:
+                    case ast.Attribute(value=ast.Name(id="os"), attr=name) if name in names:
+                        pass
+                    case ast.ImportFrom(module="os", names=aliases) if names & {
+                        alias.name for alias in aliases
+                    }:
+                        pass
+                    case _:
+                        continue
+                if module != "config":
+                    yield f"{module}:{node.lineno} reads the environment: config does that."
+
+    offences(readers())
+
+
+def test_no_import_hides_in_a_function() -> None:
+    offences(
+        f"{module}:{node.lineno} imports inside a function: move it to the top."
+        for module in MODULES
+        for node in nodes_in_functions(tree_of(module))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+
+
+def test_no_error_is_swallowed() -> None:
+    broad = {"Exception", "BaseException"}
+
+    def swallowers() -> Iterator[str]:
+        for module in MODULES:
+            for node in ast.walk(tree_of(module)):
+                match node:
+                    case ast.ExceptHandler(type=None):
+                        yield f"{module}:{node.lineno} has a bare except: name what it expects."
+                    case ast.ExceptHandler(
+                        type=ast.Name(id=name),
+                        body=[ast.Pass() | ast.Expr(value=ast.Constant()) | ast.Continue()],
+                    ) if name in broad:
+                        yield f"{module}:{node.lineno} swallows every error: name the one meant."
+                    case ast.Call(
+                        func=ast.Name(id="suppress") | ast.Attribute(attr="suppress"), args=args
+                    ) if any(isinstance(arg, ast.Name) and arg.id in broad for arg in args):
+                        yield f"{module}:{node.lineno} suppresses every error: name the one meant."
+
+    offences(swallowers())
+
+
+def test_no_module_outgrows_its_limit() -> None:
+    def outgrown() -> Iterator[str]:
+        for module, path in SOURCES.items():
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            if lines > LINES_AT_MOST:
+                yield f"{module} has {lines} lines, more than {LINES_AT_MOST}: split it by concept."
+
+    offences(outgrown())
+
+
+def test_everything_public_says_what_it_is() -> None:
+    def silent() -> Iterator[str]:
+        for module in MODULES:
+            tree = tree_of(module)
+            if not ast.get_docstring(tree):
+                yield f"{module} has no docstring."
+            for node in tree.body:
+                public = isinstance(
+                    node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+                ) and not node.name.startswith("_")
+                if public and not ast.get_docstring(node):
+                    yield f"{module}:{node.lineno} {node.name} has no docstring."
+                if public and is_protocol(node):
+                    yield from silent_methods(module, node)
+
+    offences(silent())
+
+
+def is_protocol(node: ast.AST) -> bool:
+    """Whether ``node`` is a port: its methods are explained there, not where they are kept."""
+    return isinstance(node, ast.ClassDef) and any(
+        isinstance(part, ast.Name) and part.id == "Protocol"
+        for base in node.bases
+        for part in ast.walk(base)
+    )
+
+
+def silent_methods(module: str, port: ast.ClassDef) -> Iterator[str]:
+    for method in port.body:
+        if isinstance(method, ast.FunctionDef) and not ast.get_docstring(method):
+            yield f"{module}:{method.lineno} {port.name}.{method.name} has no docstring."

@@ -1,0 +1,149 @@
+"""Settings from the environment: defaults, values, and what a wrong one says."""
+
+from dataclasses import fields
+
+import pytest
+
+from orchestrator.config import Settings, load
+from orchestrator.errors import ConfigError
+
+SECRET = "sk-hush-0123456789"
+
+VARIABLES = {item.name: item.metadata["variable"] for item in fields(Settings)}
+SECRETS = [item for item in fields(Settings) if not item.repr]
+WHOLE_NUMBERS = [VARIABLES[item.name] for item in fields(Settings) if type(item.default) is int]
+SECONDS = [VARIABLES[item.name] for item in fields(Settings) if type(item.default) is float]
+
+WRONG_WHOLE_NUMBERS = ["0", "-1", "1.5", "1e3", "many", "9" * 20, "9" * 5000, "nan"]
+WRONG_SECONDS = ["-1", "soon", "nan", "inf", "-inf", "1e400", "5s", "99999999"]
+
+
+def refusal(environ: dict[str, str]) -> str:
+    """The sentence that ``environ`` is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        load(environ)
+    return caught.value.message
+
+
+def test_an_empty_environment_gives_every_default() -> None:
+    assert load({}) == Settings()
+
+
+def test_the_defaults_need_no_other_server_and_listen_on_this_machine_alone() -> None:
+    settings = load({})
+    assert (settings.backend, settings.host, settings.port) == ("echo", "127.0.0.1", 8080)
+    assert settings.workers == 1
+
+
+@pytest.mark.parametrize("variable", VARIABLES.values())
+@pytest.mark.parametrize("empty", ["", "  ", "\t\n"])
+def test_an_empty_variable_is_an_unset_one(variable: str, empty: str) -> None:
+    assert load({variable: empty}) == Settings()
+
+
+def test_blanks_around_a_value_do_not_count() -> None:
+    assert load({"PORT": " 9000\n"}).port == 9000
+
+
+def test_a_variable_of_someone_else_is_ignored() -> None:
+    assert load({"ORCHESTRATOR_NO_SUCH_THING": "1", "PATH": "/bin"}) == Settings()
+
+
+@pytest.mark.parametrize("variable", WHOLE_NUMBERS)
+@pytest.mark.parametrize("value", WRONG_WHOLE_NUMBERS)
+def test_a_wrong_whole_number_is_refused_by_name(variable: str, value: str) -> None:
+    message = refusal({variable: value})
+    assert message.startswith(variable)
+    assert "a whole number from" in message
+
+
+@pytest.mark.parametrize("variable", SECONDS)
+@pytest.mark.parametrize("value", WRONG_SECONDS)
+def test_a_wrong_number_of_seconds_is_refused_by_name(variable: str, value: str) -> None:
+    message = refusal({variable: value})
+    assert message.startswith(variable)
+    assert "a number of seconds from" in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ORCHESTRATOR_BACKEND", "magic"),
+        ("ORCHESTRATOR_BACKEND", "package.module:"),
+        ("ORCHESTRATOR_BACKEND", ":callable"),
+        ("OPENAI_BASE_URL", "localhost:8000/v1"),
+        ("OPENAI_BASE_URL", "ftp://example.com"),
+        ("OPENAI_BASE_URL", "http://"),
+        ("OPENAI_BASE_URL", "http://[::1"),
+        ("ORCHESTRATOR_CORS_ORIGINS", "*"),
+        ("ORCHESTRATOR_CORS_ORIGINS", "app.example.com"),
+        ("ORCHESTRATOR_CORS_ORIGINS", "https://app.example.com/page"),
+        ("ORCHESTRATOR_CORS_ORIGINS", "https://a.example.com, null"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_and_shown(variable: str, value: str) -> None:
+    message = refusal({variable: value})
+    assert message.startswith(variable)
+    assert value in message
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"WEB_CONCURRENCY": "2"}, "WEB_CONCURRENCY=1"),
+        ({"ORCHESTRATOR_BACKEND": "openai"}, "ORCHESTRATOR_MODEL"),
+        ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "ORCHESTRATOR_TLS_KEY"),
+        ({"ORCHESTRATOR_TLS_KEY": "key.pem"}, "ORCHESTRATOR_TLS_CERT"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(environ: dict[str, str], named: str) -> None:
+    assert named in refusal(environ)
+
+
+@pytest.mark.parametrize("backend", ["echo", "package.module:callable"])
+def test_the_backends_that_need_no_model_name_are_taken_without_one(backend: str) -> None:
+    assert load({"ORCHESTRATOR_BACKEND": backend}).backend == backend
+
+
+def test_a_base_url_loses_its_last_slash() -> None:
+    settings = load({"OPENAI_BASE_URL": "http://127.0.0.1:8000/v1/"})
+    assert settings.openai_base_url == "http://127.0.0.1:8000/v1"
+
+
+def test_origins_are_a_list_without_blanks_and_last_slashes() -> None:
+    settings = load({"ORCHESTRATOR_CORS_ORIGINS": "https://a.example.com/, http://localhost:3000,"})
+    assert settings.cors_origins == ("https://a.example.com", "http://localhost:3000")
+
+
+def test_there_are_secrets_to_keep() -> None:
+    assert "OPENAI_API_KEY" in [item.metadata["variable"] for item in SECRETS]
+
+
+@pytest.mark.parametrize("item", SECRETS, ids=lambda item: item.metadata["variable"])
+def test_a_secret_is_read_but_never_shown(item) -> None:
+    settings = load({item.metadata["variable"]: SECRET})
+    assert getattr(settings, item.name) == SECRET
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings)
+
+
+@pytest.mark.parametrize("item", SECRETS, ids=lambda item: item.metadata["variable"])
+@pytest.mark.parametrize(
+    "fault",
+    [{"PORT": "x"}, {"WEB_CONCURRENCY": "2"}, {"ORCHESTRATOR_BACKEND": "openai"}],
+)
+def test_no_refusal_shows_a_secret(item, fault: dict[str, str]) -> None:
+    assert SECRET not in refusal({item.metadata["variable"]: SECRET, **fault})
+
+
+def test_every_setting_says_its_variable_its_rule_and_its_meaning() -> None:
+    variables = list(VARIABLES.values())
+    assert len(set(variables)) == len(variables)
+    for item in fields(Settings):
+        assert item.metadata["parse"].__doc__, item.name
+        assert item.metadata["meaning"].endswith("."), item.name
+
+
+def test_the_process_environment_is_the_default_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "9000")
+    assert load().port == 9000
