@@ -1,112 +1,21 @@
-"""JSON in, JSON out: strict parsing, the rules of each field, and what a client is shown."""
+"""The rules of a submit: what each field may be, and the request that comes of it."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Status
-from orchestrator.session import Session
+from orchestrator.job import GenerateRequest, OnBusy, Priority
+from orchestrator.strict_json import Json, shown
 
-MAX_BODY = 1024 * 1024
-MAX_DEPTH = 32
-MAX_DIGITS = 300
 MAX_WAIT_S = 60.0
 MAX_WRONG_FIELDS = 20
 """How many fields one refusal names: a body has room for a hundred thousand."""
 UNKNOWN_FIELD = "There is no such field. See the API's documentation at /docs."
-
-Json = dict[str, Any]
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_EXAMPLE = 'Send a JSON object such as {"prompt": "Hello"}.'
-
-
-class _DuplicateKey(Exception):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Json:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _DuplicateKey(name)
-            seen.add(name)
-    return result
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
-    return int(digits)
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer
-)
-
-
-def parse_object(data: bytes | str) -> Json:
-    """Parse a JSON object strictly.
-
-    Refuses NaN, duplicate keys, lone surrogates and nesting past 32 levels, which the standard
-    library lets pass. Raises InvalidRequest.
-    """
-    try:
-        text = (data if isinstance(data, bytes) else data.encode()).decode()
-        if not text.strip():
-            raise InvalidRequest(f"The body is empty. {_EXAMPLE}")
-        value = _decoder.decode(text)
-        if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError:
-        raise InvalidRequest("The body is not UTF-8. Send JSON in UTF-8.") from None
-    except UnicodeEncodeError:
-        raise InvalidRequest(
-            "The body has half of a surrogate pair, which is no character. Send whole ones."
-        ) from None
-    except RecursionError:
-        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
-    except _DuplicateKey as error:
-        raise InvalidRequest(f"The key {_shown(error)} comes twice. Send each key once.") from None
-    except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}. {_EXAMPLE}") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"The body is no JSON object. {_EXAMPLE}")
-    return value
-
-
-def _shown(text: object) -> str:
-    return json.dumps(str(text)[:100])
-
-
-def _depth(value: Any) -> int:
-    depth = 0
-    level = [value]
-    while level:
-        depth += 1
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        level = [item for item in inner if isinstance(item, (dict, list))]
-    return depth
 
 
 class _Number(fields.Float):
@@ -160,11 +69,11 @@ def _valid_metadata(value: Mapping[str, Any]) -> None:
         if len(key) > 128:
             raise ValidationError("Keys must have at most 128 characters.")
         if isinstance(item, str) and len(item) > 1024:
-            raise ValidationError(f"{_shown(key)} must have at most 1024 characters.")
+            raise ValidationError(f"{shown(key)} must have at most 1024 characters.")
         if not isinstance(item, (str, int, float, bool, type(None))):
-            raise ValidationError(f"{_shown(key)} must be a string, number, boolean or null.")
+            raise ValidationError(f"{shown(key)} must be a string, number, boolean or null.")
         if isinstance(item, (int, float)) and not abs(item) < 2**63:
-            raise ValidationError(f"{_shown(key)} is too large a number.")
+            raise ValidationError(f"{shown(key)} is too large a number.")
     if value.get("priority") is not None and value["priority"] not in list(Priority):
         raise ValidationError('"priority" must be one of: high, normal, low.')
 
@@ -342,82 +251,3 @@ def _load(body: Json) -> Json:
     if wrong:
         raise invalid(wrong)
     return given
-
-
-def timestamp(seconds: float | None) -> str | None:
-    """Return RFC 3339 in UTC with milliseconds."""
-    if seconds is None:
-        return None
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
-
-
-def accepted_view(request_id: str, session_id: str) -> Json:
-    """Return what a submit is answered with."""
-    return {
-        "request_id": request_id,
-        "session_id": session_id,
-        "status": Status.PROCESSING,
-        "result": None,
-        "error": None,
-    }
-
-
-def result_view(job: Job) -> Json:
-    """Return the five base fields of a request."""
-    return {
-        "request_id": job.id,
-        "session_id": job.request.session_id,
-        "status": job.status,
-        "result": job.result,
-        "error": job.error,
-    }
-
-
-def status_view(job: Job, queue_position: int | None) -> Json:
-    """Return all that is known of a request."""
-    return result_view(job) | {
-        "model": job.request.model,
-        "backend": job.backend,
-        "priority": job.request.priority,
-        "metadata": job.request.metadata,
-        "attempts": job.attempts,
-        "finish_reason": job.finish_reason,
-        "error_code": job.error_code,
-        "queue_position": queue_position,
-        "usage": job.usage and job.usage.as_json(),
-        "metrics": {
-            "queue_ms": _milliseconds(job.created_at, job.started_at),
-            "ttft_ms": _milliseconds(job.started_at, job.first_token_at),
-            "run_ms": _milliseconds(job.started_at, job.completed_at),
-        },
-        "created_at": timestamp(job.created_at),
-        "started_at": timestamp(job.started_at),
-        "first_token_at": timestamp(job.first_token_at),
-        "completed_at": timestamp(job.completed_at),
-        "expires_at": timestamp(job.expires_at),
-        "cancel_requested_at": timestamp(job.cancel_requested_at),
-    }
-
-
-def _milliseconds(begin: float | None, end: float | None) -> int | None:
-    return None if begin is None or end is None else max(0, round((end - begin) * 1000))
-
-
-def session_view(session: Session) -> Json:
-    """Return a session without its messages."""
-    return {
-        "session_id": session.id,
-        "messages_count": len(session.history.messages),
-        "active_requests": session.active,
-        "created_at": timestamp(session.created_at),
-        "last_used_at": timestamp(session.last_used_at),
-    }
-
-
-def conversation_view(session: Session) -> Json:
-    """Return a session with its messages in order."""
-    history = session.history
-    system = [{"role": "system", "content": history.system}] if history.system else []
-    turns = [{"role": message.role, "content": message.content} for message in history.messages]
-    return session_view(session) | {"messages": system + turns}

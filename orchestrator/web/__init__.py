@@ -4,11 +4,13 @@ from flask import Flask, Request
 from flask.sessions import SessionInterface
 
 from orchestrator import bootstrap, config
-from orchestrator.schemas import MAX_BODY
+from orchestrator.strict_json import MAX_BODY
 from orchestrator.web import errors, health, origins, playground, rest, ws
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
+from orchestrator.web.docs import page as docs
 from orchestrator.web.json_io import ApiResponse
+from orchestrator.web.openapi import document as openapi
 from orchestrator.web.ws_guard import SERVER_OPTIONS
 
 API = "/api/v1"
@@ -44,8 +46,9 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     origins.register(app, settings.cors_origins)
     app.register_blueprint(rest.bp, url_prefix=API)
     app.register_blueprint(ws.bp, url_prefix=API)
+    app.register_blueprint(openapi.bp, url_prefix=API)
     app.register_blueprint(health.bp)
+    app.register_blueprint(docs.bp)
     app.register_blueprint(playground.bp)
     service.start()
     return app
-

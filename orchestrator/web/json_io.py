@@ -8,8 +8,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from orchestrator.errors import UnsupportedMediaType
-from orchestrator.schemas import MAX_BODY, Json, parse_object
+from orchestrator.strict_json import MAX_BODY, Json, parse_object
 
+JSON = "application/json"
 PIECE = 64 * 1024
 """What is written at once, at most: a slow reader has its time for each such piece."""
 
@@ -29,7 +30,7 @@ class ApiResponse(Response):
         if self.status_code in (204, 304):
             headers.remove("Content-Length")
         elif self.is_sequence and "Content-Length" not in headers:
-            headers["Content-Length"] = str(sum(map(len, self.response)))  # type: ignore[arg-type]
+            headers["Content-Length"] = str(sum(map(len, self.response)))
         return headers
 
     @classmethod
@@ -52,11 +53,15 @@ def json_body() -> Json:
 
     Raises UnsupportedMediaType, InvalidRequest, and Werkzeug's 413 past the limit.
     """
-    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+    if request.environ.get("CONTENT_TYPE") != JSON and not _is_json(request.mimetype):
         raise UnsupportedMediaType(
             "The body must be JSON. Send it with the header Content-Type: application/json."
         )
     return parse_object(_body())
+
+
+def _is_json(mimetype: str) -> bool:
+    return mimetype == JSON or mimetype.endswith("+json")
 
 
 def _body() -> bytes:

@@ -1,9 +1,11 @@
 """Query parameters and headers of a request, read strictly."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import request
+from werkzeug.http import parse_list_header
 
 from orchestrator.errors import NotAcceptable
 from orchestrator.schemas import MAX_WAIT_S, invalid
@@ -11,15 +13,15 @@ from orchestrator.schemas import MAX_WAIT_S, invalid
 SSE = "text/event-stream"
 JSON = "application/json"
 
+_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,20})?([eE][+-]?\d{1,3})?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """How long the client wants to wait, in seconds, and what to say was applied."""
+    """How long the client wants to wait, in seconds, and which preference of its was applied."""
 
     seconds: float = 0.0
-    respond_async: bool = False
     applied: str | None = None
 
 
@@ -29,26 +31,22 @@ NO_WAIT = Wait()
 def wait() -> Wait:
     """Return what ``Prefer`` (RFC 7240) and ``?wait=`` ask for; the header wins.
 
-    Unknown preferences are ignored, as the RFC wants. Raises InvalidRequest.
+    Of a preference that comes twice the first counts, and unknown ones are ignored, as the RFC
+    wants. Raises InvalidRequest.
     """
     if "HTTP_PREFER" not in request.environ and not request.query_string:
         return NO_WAIT
     seconds = number("wait", 0.0, MAX_WAIT_S, default=0.0)
-    respond_async = False
-    applied = None
-    for item in request.headers.get("Prefer", "").split(","):
+    preferred: dict[str, str] = {}
+    for item in parse_list_header(request.headers.get("Prefer", "")):
         name, _, value = item.partition(";")[0].partition("=")
-        match name.strip().lower():
-            case "respond-async":
-                respond_async = True
-                applied = applied or "respond-async"
-            case "wait":
-                value = value.strip().strip('"')
-                if not re.fullmatch(r"\d{1,9}", value):
-                    raise invalid({"Prefer": ["wait must be whole seconds, as in: wait=30"]})
-                seconds = min(float(value), MAX_WAIT_S)
-                applied = f"wait={seconds:g}"
-    return Wait(seconds, respond_async, applied)
+        preferred.setdefault(name.strip().lower(), value.strip().strip('"'))
+    if "wait" in preferred:
+        if not re.fullmatch(r"\d{1,9}", preferred["wait"]):
+            raise invalid({"Prefer": ["wait must be whole seconds, as in: wait=30"]})
+        seconds = min(float(preferred["wait"]), MAX_WAIT_S)
+        return Wait(seconds, f"wait={seconds:g}")
+    return Wait(seconds, "respond-async" if "respond-async" in preferred else None)
 
 
 def number(name: str, low: float, high: float, default: float) -> float:
@@ -56,7 +54,7 @@ def number(name: str, low: float, high: float, default: float) -> float:
     text = request.args.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"-?\d{1,15}(\.\d{1,9})?", text) or not low <= float(text) <= high:
+    if not _NUMBER.fullmatch(text) or not low <= float(text) <= high:
         raise invalid({name: [f"Must be a number from {low:g} to {high:g}."]})
     return float(text)
 
@@ -69,6 +67,14 @@ def integer(name: str, low: int, high: int, default: int) -> int:
     if not re.fullmatch(r"-?\d{1,15}", text) or not low <= int(text) <= high:
         raise invalid({name: [f"Must be a whole number from {low} to {high}."]})
     return int(text)
+
+
+def cursor(is_one: Callable[[str], bool]) -> str | None:
+    """Return where in a list to go on. Raises InvalidRequest where it is no cursor of ours."""
+    text = request.args.get("cursor")
+    if text is not None and not is_one(text):
+        raise invalid({"cursor": ["Must be the next_cursor of the page before."]})
+    return text
 
 
 def idempotency_key() -> str | None:

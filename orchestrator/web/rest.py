@@ -1,25 +1,25 @@
 """The REST door: submit, poll, cancel, list, converse."""
 
 import hashlib
+from collections.abc import Iterator
 
 import orjson
 from flask import Blueprint, Response, request
 
 from orchestrator import wire
+from orchestrator.ids import created_at
 from orchestrator.job import Job, Status
-from orchestrator.schemas import (
-    SESSION_ID_RULE,
-    Json,
+from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
+from orchestrator.service import START
+from orchestrator.stores.base import Idempotency, Submission
+from orchestrator.strict_json import Json
+from orchestrator.views import (
     accepted_view,
     conversation_view,
-    invalid,
-    is_session_id,
     result_view,
     session_view,
     status_view,
 )
-from orchestrator.service import START
-from orchestrator.stores.base import Idempotency, Submission
 from orchestrator.web import params, sse
 from orchestrator.web.context import context
 from orchestrator.web.errors import envelope
@@ -37,10 +37,11 @@ def infer() -> Response:
     wait = params.wait()
     key = params.idempotency_key()
     doors = context()
-    if form == params.SSE:
-        doors.connections.check()
     body = json_body()
     generate = doors.reader.read(body)
+    if form == params.SSE:
+        # Last, for a body takes its time: what is accepted must have its place.
+        doors.connections.check()
     submission = doors.service.submit(generate, _idempotency(key, body) if key else None)
     base = request.path.removesuffix("/").removesuffix("/infer")
     if form == params.SSE:
@@ -81,19 +82,23 @@ def events(request_id: str) -> Response:
     """Answer with the request's events as JSON, waiting for one if asked to."""
     after = params.integer("after", START, 10**12, default=START)
     limit = params.integer("limit", 1, 1000, default=256)
-    page = context().service.read(request_id, after, limit, params.wait().seconds)
+    wait = params.wait()
+    page = context().service.read(request_id, after, limit)
+    for pause in _pauses(wait):
+        if page.events or page.complete:
+            break
+        page = context().service.read(request_id, after, limit, pause)
     items = [wire.page_item(seq, event, request_id) for seq, event in page.events]
     following = page.events[-1][0] if page.events else after
-    return json_response({"events": items, "next": following, "done": page.complete})
+    response = json_response({"events": items, "next": following, "done": page.complete})
+    return _applied(response, wait)
 
 
 @bp.post("/cancel/<request_id>")
 def cancel(request_id: str) -> Response:
     """Cancel a request: 200 once it has ended, 202 while it is being stopped."""
     wait = params.wait()
-    job = context().service.cancel(request_id).job
-    if wait.seconds:
-        job = context().service.wait(request_id, wait.seconds)
+    job = _wait(context().service.cancel(request_id).job, wait)
     response = json_response(result_view(job), 200 if job.status.is_terminal else 202)
     return _applied(response, wait)
 
@@ -108,7 +113,7 @@ def requests() -> Response:
     if session_id is not None and not is_session_id(session_id):
         raise invalid({"session_id": [SESSION_ID_RULE]})
     listing = context().service.jobs(
-        Status(wanted) if wanted else None, session_id, _limit(), request.args.get("cursor")
+        Status(wanted) if wanted else None, session_id, _limit(), params.cursor(_is_request_id)
     )
     return _listing([_status_view(job) for job in listing.items], listing.next_cursor)
 
@@ -133,7 +138,7 @@ def models() -> Response:
 @bp.get("/sessions")
 def sessions() -> Response:
     """List sessions, last used first."""
-    listing = context().service.sessions(_limit(), request.args.get("cursor"))
+    listing = context().service.sessions(_limit(), params.cursor(is_session_id))
     return _listing([session_view(session) for session in listing.items], listing.next_cursor)
 
 
@@ -161,17 +166,30 @@ def _stream(request_id: str, after: int) -> Response:
 
 def _accepted(submission: Submission, wait: params.Wait) -> Response:
     if wait.seconds:
-        job = context().service.wait(submission.request_id, wait.seconds)
+        job = _get(submission.request_id, wait)
         if job.status.is_terminal:
             return _applied(json_response(result_view(job)), wait)
-    status = 202 if wait.seconds or wait.respond_async else 200
+    status = 202 if wait.seconds or wait.applied else 200
     view = accepted_view(submission.request_id, submission.session_id)
     return _applied(json_response(view, status), wait)
 
 
 def _get(request_id: str, wait: params.Wait) -> Job:
-    service = context().service
-    return service.wait(request_id, wait.seconds) if wait.seconds else service.get(request_id)
+    return _wait(context().service.get(request_id), wait)
+
+
+def _wait(job: Job, wait: params.Wait) -> Job:
+    """Return a request once it has ended, the wait is over, or the client has left."""
+    if wait.seconds and not job.status.is_terminal:
+        for pause in _pauses(wait):
+            job = context().service.wait(job.id, pause)
+            if job.status.is_terminal:
+                break
+    return job
+
+
+def _pauses(wait: params.Wait) -> Iterator[float]:
+    return context().connections.pauses(wait.seconds, request.environ)
 
 
 def _status_view(job: Job) -> Json:
@@ -204,6 +222,10 @@ def _applied(response: Response, wait: params.Wait) -> Response:
     return response
 
 
+def _is_request_id(text: str) -> bool:
+    return created_at(text) is not None
+
+
 def _limit() -> int:
     return params.integer("limit", 1, 100, default=50)
 
@@ -212,5 +234,3 @@ def _listing(data: list[Json], next_cursor: str | None) -> Response:
     return json_response(
         {"data": data, "has_more": next_cursor is not None, "next_cursor": next_cursor}
     )
-
-

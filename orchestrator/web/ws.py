@@ -9,16 +9,17 @@ from typing import Any
 import orjson
 from flask import Blueprint
 from flask_sock import Sock
-from simple_websocket import ConnectionClosed, Server
+from simple_websocket import Server
 
 from orchestrator import wire
 from orchestrator.errors import InvalidRequest, OrchestratorError, RateLimited
 from orchestrator.job import Status
-from orchestrator.schemas import Json, invalid, parse_object
+from orchestrator.schemas import invalid
 from orchestrator.service import START
+from orchestrator.strict_json import Json, parse_object
 from orchestrator.web import handshake
 from orchestrator.web.context import Context, context
-from orchestrator.web.ws_guard import CLOSE_GOING_AWAY
+from orchestrator.web.ws_guard import CLOSE_FAULT, CLOSE_GOING_AWAY, LINGER_S, OVER
 
 MAX_SEQ = 2**53
 MAX_IN_FLIGHT = 32
@@ -40,19 +41,28 @@ def serve(ws: Server) -> None:
     try:
         with context().connections.opened(conversation.is_busy, conversation.go_away):
             conversation.run()
-    except (ConnectionClosed, OSError):
+    except OVER:
         return
     except Exception:
         logger.exception("a WebSocket conversation broke")
+    finally:
+        with contextlib.suppress(*OVER):
+            ws.close(CLOSE_FAULT)
+        # The reader lets the client see why it is closed; to return now would cut that short.
+        ws.thread.join(2 * LINGER_S)
 
 
 @dataclass(slots=True, eq=False)
 class _Follower:
-    """One request that a socket follows; ``tokens`` says whether token by token."""
+    """One request that a socket follows; ``tokens`` says whether token by token.
+
+    ``ref`` is what the client called the frame that asked for it.
+    """
 
     request_id: str
     after: int
     tokens: bool
+    ref: Json
     dropped: bool = False
 
 
@@ -65,6 +75,7 @@ class _Conversation:
         self._service = doors.service
         self._sending = threading.Lock()
         self._followers: dict[str, _Follower] = {}
+        self._relays: set[_Follower] = set()
         self._commands = {
             "submit": self._submit,
             "cancel": self._cancel,
@@ -74,14 +85,14 @@ class _Conversation:
         }
 
     def run(self) -> None:
-        """Answer frame after frame. Raises ConnectionClosed at the end."""
+        """Answer frame after frame. Raises one of OVER at the end."""
         try:
             while True:
                 data = self._ws.receive()
                 if data is not None:
                     self._answer(data)
         finally:
-            for follower in self._followers.values():
+            for follower in list(self._followers.values()):
                 follower.dropped = True
 
     def is_busy(self) -> bool:
@@ -90,7 +101,7 @@ class _Conversation:
 
     def go_away(self) -> None:
         """Tell the client that the server stops, and let ``run`` end."""
-        with contextlib.suppress(ConnectionClosed, OSError):
+        with contextlib.suppress(*OVER):
             self._ws.close(CLOSE_GOING_AWAY, "The server is restarting.")
         self._ws.event.set()
 
@@ -116,7 +127,7 @@ class _Conversation:
         submission = self._service.submit(request)
         ack = {"type": "ack", "request_id": submission.request_id, "status": Status.PROCESSING}
         self._send(ack | ref)
-        self._follow(_Follower(submission.request_id, START, tokens=request.stream))
+        self._follow(_Follower(submission.request_id, START, request.stream, ref))
 
     def _subscribe(self, frame: Json) -> None:
         request_id = _request_id(frame)
@@ -125,7 +136,7 @@ class _Conversation:
             raise invalid({"after": ["Must be the seq of the last event that you have."]})
         after = START if after is None else max(START, min(after, MAX_SEQ))
         after = self._service.resume_point(request_id, after)
-        self._follow(_Follower(request_id, after, tokens=True))
+        self._follow(_Follower(request_id, after, tokens=True, ref=_ref(frame)))
 
     def _unsubscribe(self, frame: Json) -> None:
         follower = self._followers.pop(_request_id(frame), None)
@@ -134,27 +145,33 @@ class _Conversation:
 
     def _cancel(self, frame: Json) -> None:
         request_id = _request_id(frame)
+        ref = _ref(frame)
         self._service.cancel(request_id)
         if request_id not in self._followers:
-            self._follow(_Follower(request_id, START, tokens=False))
+            self._follow(_Follower(request_id, START, tokens=False, ref=ref))
 
     def _ping(self, frame: Json) -> None:
         self._send({"type": "pong"} | _ref(frame))
 
-    def _check_room(self) -> None:
-        if len(self._followers) >= MAX_IN_FLIGHT:
+    def _check_room(self, request_id: str | None = None) -> None:
+        """Raise RateLimited where following one request more, or this one anew, is too much.
+
+        A follower that was dropped counts until it has noticed, which takes LOOK_S.
+        """
+        in_flight = len(self._followers) - (request_id in self._followers)
+        if in_flight >= MAX_IN_FLIGHT or len(self._relays) >= 2 * MAX_IN_FLIGHT:
             raise RateLimited(
                 f"This socket follows {MAX_IN_FLIGHT} requests already. Wait for one to end, "
                 "unsubscribe, or open another socket."
             )
 
     def _follow(self, follower: _Follower) -> None:
+        self._check_room(follower.request_id)
         earlier = self._followers.get(follower.request_id)
         if earlier:
             earlier.dropped = True
-        else:
-            self._check_room()
         self._followers[follower.request_id] = follower
+        self._relays.add(follower)
         threading.Thread(target=self._relay, args=(follower,), daemon=True).start()
 
     def _relay(self, follower: _Follower) -> None:
@@ -162,12 +179,13 @@ class _Conversation:
             relay = self._relay_tokens if follower.tokens else self._relay_end
             relay(follower)
         except OrchestratorError as error:
-            self._send_error(error, {"request_id": follower.request_id})
-        except (ConnectionClosed, OSError):
+            self._send_error(error, {"request_id": follower.request_id} | follower.ref)
+        except OVER:
             return
         except Exception:
             logger.exception("following request %s over a WebSocket broke", follower.request_id)
         finally:
+            self._relays.discard(follower)
             if self._followers.get(follower.request_id) is follower:
                 del self._followers[follower.request_id]
 
@@ -178,18 +196,21 @@ class _Conversation:
                     return
                 frame = wire.ws_frame(seq, event, page.job)
                 if frame:
-                    self._send(frame)
+                    self._tell(follower, frame)
             if self._is_over(follower):
                 return
             if page.complete and not page.events:
-                self._send(wire.ws_end(page.job))
+                self._tell(follower, wire.ws_end(page.job))
 
     def _relay_end(self, follower: _Follower) -> None:
         while not self._is_over(follower):
             job = self._service.wait(follower.request_id, LOOK_S)
             if job.status.is_terminal:
-                self._send(wire.ws_end(job))
+                self._tell(follower, wire.ws_end(job))
                 return
+
+    def _tell(self, follower: _Follower, frame: Json) -> None:
+        self._send(frame | follower.ref if frame["type"] == "error" else frame)
 
     def _is_over(self, follower: _Follower) -> bool:
         return follower.dropped or not self._ws.connected

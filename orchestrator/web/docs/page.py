@@ -1,0 +1,59 @@
+"""The documentation at /docs: the OpenAPI document as one page, without any script."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from flask import Blueprint, Response, current_app, request
+from markupsafe import escape
+
+from orchestrator.web.docs.view import View
+from orchestrator.web.json_io import PIECE
+from orchestrator.web.openapi.document import document, models
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+HERE = "localhost:8080"
+"""Where the examples say the server is, until they are told where the reader found it."""
+
+bp = Blueprint("docs", __name__)
+
+
+@bp.get("/docs")
+def page() -> Response:
+    """Answer with the page, or with 304 for a browser that has it."""
+    html = _html(request.script_root, models())
+    secure = "s" if request.is_secure else ""
+    for scheme in ("http", "ws"):
+        html = html.replace(f"{scheme}://{HERE}", f"{scheme}{secure}://{escape(request.host)}")
+    body = html.encode()
+    pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
+    response = Response(pieces, mimetype="text/html", headers=HEADERS)
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@lru_cache(maxsize=1)
+def _html(root: str, names: Sequence[str]) -> str:
+    """Return the page for where the app is mounted and the models that it has.
+
+    Made once: it takes as long as hundreds of submits.
+    """
+    described = document()
+    view = View(described, f"http://{HERE}")
+    environment = current_app.jinja_env.overlay(trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("docs.html").render(
+        base=f"http://{HERE}",
+        version=described["info"]["version"],
+        about=view.opening(),
+        groups=view.groups(),
+        chapters=view.chapters(),
+        schemas=view.schemas(),
+    )

@@ -1,0 +1,1 @@
+"""The OpenAPI document: what each address takes and answers, and how that is put together."""
