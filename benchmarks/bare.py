@@ -1,6 +1,8 @@
 """The least that answers: a WSGI app that reads the body and gives a constant back."""
 
-BODY = b'{"request_id":"00000000-0000-7000-8000-000000000000","status":"completed","result":"Hello"}'
+BODY = (
+    b'{"request_id":"00000000-0000-7000-8000-000000000000","status":"completed","result":"Hello"}'
+)
 
 
 def app(environ, start_response):

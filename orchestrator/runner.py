@@ -42,13 +42,17 @@ class Runner:
     def run(self, job_id: str) -> Sequence[Job]:
         """Run a pending request to its end. Returns the jobs whose session is free now."""
         stop = StopSignal()
-        self._track(job_id, stop, float("inf"))
+        with self._lock:
+            if job_id in self._running:
+                return ()
+            self._running[job_id] = (stop, float("inf"))
         try:
             claimed = self._store.claim(job_id, self._backend.name)
             if claimed is None:
                 return ()
             job, history = claimed
-            self._track(job_id, stop, self._clock() + job.request.timeout_s)
+            with self._lock:
+                self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
             end = self._generate(job, history, stop)
             return self._store.finish(job_id, end).ready
         finally:
@@ -83,20 +87,15 @@ class Runner:
         for stop in running:
             stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
-    def _track(self, job_id: str, stop: StopSignal, deadline: float) -> None:
-        with self._lock:
-            self._running[job_id] = (stop, deadline)
-
     def _generate(self, job: Job, history: History, stop: StopSignal) -> Terminal:
         try:
             return self._relay(job, history, stop)
-        except Stopped:
-            return _failed(stop.reason) if stop.reason else Cancelled()
-        except OrchestratorError as error:
-            if stop.requested:
+        except BaseException as error:
+            # All there is: a backend's SystemExit or gevent.Timeout would end a slot of the pool.
+            if stop.requested or isinstance(error, Stopped):
                 return _failed(stop.reason) if stop.reason else Cancelled()
-            return _failed(error)
-        except Exception:
+            if isinstance(error, OrchestratorError):
+                return _failed(error)
             logger.exception("request %s: the backend %s is faulty", job.id, self._backend.name)
             return _failed(OrchestratorError("The server has a fault; its log says more."))
 

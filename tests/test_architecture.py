@@ -21,7 +21,7 @@ FLOORS: dict[str, list[str]] = {
     "ports and adapters": [
         "stores backends",
         "stores.base stores.log backends.base backends.native backends.sse_reader backends.text",
-        "stores.sessions backends.paced",
+        "stores.keys stores.order stores.sessions backends.paced",
         "backends.upstream",
         "stores.memory backends.echo backends.openai backends.python",
     ],

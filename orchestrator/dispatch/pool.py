@@ -6,8 +6,10 @@ Under gevent the threads are greenlets: right for backends that wait on a socket
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter
 
 from orchestrator.job import Job, Priority
 from orchestrator.runner import Runner
@@ -30,9 +32,7 @@ class Pool:
         self._concurrency = concurrency
         self._clock = clock
         self._changed = threading.Condition(threading.Lock())
-        self._queues: dict[Priority, OrderedDict[str, float]] = {
-            priority: OrderedDict() for priority in Priority
-        }
+        self._queues = {priority: _Queue() for priority in Priority}
         self._threads = 0
         self._idle = 0
         self._impatient_turn = False
@@ -42,7 +42,7 @@ class Pool:
 
     def put(self, job: Job) -> None:
         with self._changed:
-            self._queues[job.request.priority][job.id] = self._clock()
+            self._queues[job.request.priority].put(job.id, self._clock())
             if self._idle:
                 self._idle -= 1
                 self._changed.notify()
@@ -54,7 +54,7 @@ class Pool:
 
     def cancel(self, job_id: str) -> None:
         with self._changed:
-            if any(queue.pop(job_id, None) is not None for queue in self._queues.values()):
+            if any(queue.drop(job_id) for queue in self._queues.values()):
                 return
         self._runner.stop(job_id)
 
@@ -63,7 +63,7 @@ class Pool:
         with self._changed:
             for priority, queue in self._queues.items():
                 if priority is job.request.priority:
-                    return ahead + (list(queue).index(job.id) if job.id in queue else 0)
+                    return ahead + queue.position(job.id)
                 ahead += len(queue)
         return ahead
 
@@ -94,10 +94,10 @@ class Pool:
         """
         now = self._clock()
         waiting = [queue for queue in self._queues.values() if queue]
-        overdue = [queue for queue in waiting if now - _since(queue) >= PATIENCE_S]
+        overdue = [queue for queue in waiting if now - queue.since >= PATIENCE_S]
         self._impatient_turn = bool(overdue) and not self._impatient_turn
-        queue = min(overdue, key=_since) if self._impatient_turn else waiting[0]
-        return queue.popitem(last=False)[0]
+        queue = min(overdue, key=attrgetter("since")) if self._impatient_turn else waiting[0]
+        return queue.pop()
 
     def _watch_deadlines(self) -> None:
         while True:
@@ -105,5 +105,45 @@ class Pool:
             self._runner.stop_late()
 
 
-def _since(queue: OrderedDict[str, float]) -> float:
-    return next(iter(queue.values()))
+class _Queue:
+    """The waiting requests of one priority, in the order they came.
+
+    Tickets number them, so that a place among ten thousand is found without walking past them.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._tickets: list[int] = []
+        self._given = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def since(self) -> float:
+        """Since when the first one has been waiting."""
+        return next(iter(self._waiting.values()))[1]
+
+    def put(self, job_id: str, now: float) -> None:
+        self._given += 1
+        self._waiting[job_id] = (self._given, now)
+        self._tickets.append(self._given)
+
+    def pop(self) -> str:
+        """Take the first one out."""
+        job_id, _ = self._waiting.popitem(last=False)
+        del self._tickets[0]
+        return job_id
+
+    def drop(self, job_id: str) -> bool:
+        """Take one out; False where it is not here."""
+        if job_id not in self._waiting:
+            return False
+        ticket, _ = self._waiting.pop(job_id)
+        del self._tickets[bisect_left(self._tickets, ticket)]
+        return True
+
+    def position(self, job_id: str) -> int:
+        """Return how many are ahead of one; 0 where it is not here."""
+        ticket, _ = self._waiting.get(job_id, (0, 0.0))
+        return bisect_left(self._tickets, ticket)

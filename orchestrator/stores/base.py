@@ -82,11 +82,17 @@ class Store(Protocol):
         ...
 
     def append(self, job_id: str, event: Event) -> bool:
-        """Append a token or a restart to a running job's log; False where it has ended."""
+        """Append a token or a restart to a running job's log.
+
+        False where it has ended or was asked to stop. Raises PipelineUnavailable (memory full).
+        """
         ...
 
     def finish(self, job_id: str, event: Terminal) -> Change:
-        """End a live job. The first end wins; later ones change nothing."""
+        """End a live job. The first end wins; later ones change nothing.
+
+        A job that was asked to stop ends as cancelled, whatever ``event`` is.
+        """
         ...
 
     def cancel(self, job_id: str) -> Change:
@@ -109,7 +115,10 @@ class Store(Protocol):
         ...
 
     def line_position(self, job_id: str) -> int:
-        """Return how many requests of its session are ahead of a job, the running one included."""
+        """Return how many requests a job waits for in its session, the running one included.
+
+        0 for whatever waits for none, unknown ids included.
+        """
         ...
 
     def jobs(

@@ -5,6 +5,9 @@ from bisect import bisect_left
 
 from orchestrator.events import Event, Token
 
+ENTRY_BYTES = 16
+"""What a token costs beside its text: its place in a list that grows ahead, and rounding up."""
+
 
 class EventLog:
     """Events by seq, from 0 and without gaps.
@@ -26,7 +29,7 @@ class EventLog:
         """Append and return what it costs, in bytes."""
         if isinstance(event, Token):
             self._entries.append(event.text)
-            return sys.getsizeof(event.text) + 8
+            return sys.getsizeof(event.text) + ENTRY_BYTES
         self._begins.append(len(self._entries))
         self._entries.append(event)
         return 80
@@ -38,7 +41,7 @@ class EventLog:
 
     def read(self, after: int, limit: int) -> list[tuple[int, Event]]:
         """Return up to ``limit`` events with a seq greater than ``after``."""
-        first = after + 1
+        first = max(after, -1) + 1
         events: list[tuple[int, Event]] = []
         begins = bisect_left(self._begins, first)
         begin = self._begins[begins - 1] if begins else -1

@@ -1,0 +1,40 @@
+"""Many ids in order, kept in small pieces so that no step takes longer the more there are."""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+
+PIECE = 1_000
+
+
+class OrderedIds:
+    """A sorted collection of ids that mostly come in order, and leave in any."""
+
+    def __init__(self) -> None:
+        self._pieces: list[list[str]] = []
+        # What a piece began with: no id in it is less, none in the piece before is greater.
+        self._begins: list[str] = []
+
+    def add(self, new: str) -> None:
+        """Add an id that is not here yet."""
+        if not self._pieces or (len(self._pieces[-1]) >= PIECE and new > self._pieces[-1][-1]):
+            self._pieces.append([new])
+            self._begins.append(new)
+            return
+        place = max(0, bisect_right(self._begins, new) - 1)
+        self._begins[place] = min(new, self._begins[place])
+        insort(self._pieces[place], new)
+
+    def remove(self, old: str) -> None:
+        """Remove an id that is here."""
+        place = bisect_right(self._begins, old) - 1
+        piece = self._pieces[place]
+        del piece[bisect_left(piece, old)]
+        if not piece:
+            del self._pieces[place], self._begins[place]
+
+    def before(self, end: str | None) -> Iterator[str]:
+        """Give the ids less than ``end``, or all, from the greatest down."""
+        pieces = len(self._pieces) if end is None else bisect_left(self._begins, end)
+        for place in range(pieces - 1, -1, -1):
+            piece = self._pieces[place]
+            yield from reversed(piece if end is None else piece[: bisect_left(piece, end)])

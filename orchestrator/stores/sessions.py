@@ -1,0 +1,196 @@
+"""The memory store's sessions: what was said, whose turn it is, and which are idle."""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import dropwhile, islice
+from math import inf
+from operator import attrgetter
+
+from orchestrator.errors import InProgress, NotFound
+from orchestrator.job import Job, OnBusy, Status
+from orchestrator.session import History, Session
+from orchestrator.stores.base import Listing
+
+SESSION_BYTES = 500
+"""What a session costs beside its messages, in bytes: measured (benchmarks/memory.py)."""
+MESSAGE_BYTES = 64
+"""What a message costs beside its text."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """``used`` counts the uses of all sessions: it orders them even where they share a moment."""
+
+    id: str
+    created_at: float
+    last_used_at: float = 0.0
+    used: int = 0
+    size: int = SESSION_BYTES
+    history: History = History()
+
+
+@dataclass(slots=True)
+class _Busy:
+    """``current`` has the turn, ``line`` waits for it in order, ``beside`` runs in parallel."""
+
+    session: _Session
+    current: str | None = None
+    line: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        return (*([self.current] if self.current else []), *self.line, *self.beside)
+
+
+class Sessions:
+    """Sessions by id, the idle ones in order of their last use. To be used inside a lock.
+
+    A session is busy while it has live requests, and then it is never forgotten. ``size`` is what
+    all of them hold, in bytes; ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(self, retention_s: float, clock: Callable[[], float]) -> None:
+        self.size = 0
+        self._retention_s = retention_s
+        self._clock = clock
+        self._idle: OrderedDict[str, _Session] = OrderedDict()
+        self._busy: dict[str, _Busy] = {}
+        self._uses = 0
+
+    def enter(self, job: Job) -> bool:
+        """Note a new request of a session. Returns whether it may run at once."""
+        session_id = job.request.session_id
+        busy = self._busy.get(session_id)
+        if busy is None:
+            session = self._idle.pop(session_id, None) or self._begin(session_id)
+            busy = self._busy[session_id] = _Busy(session)
+        self._use(busy.session)
+        if busy.current is None:
+            busy.current = job.id
+            return True
+        if job.request.on_busy is OnBusy.PARALLEL:
+            busy.beside.append(job.id)
+            return True
+        busy.line.append(job.id)
+        return False
+
+    def leave(self, job: Job) -> str | None:
+        """Note the end of a request. Returns the one whose turn it is now, where that changed."""
+        session_id = job.request.session_id
+        busy = self._busy[session_id]
+        self._use(busy.session)
+        if job.status is Status.COMPLETED:
+            self._remember(busy.session, job)
+        if busy.current != job.id:
+            (busy.beside if job.id in busy.beside else busy.line).remove(job.id)
+            following = None
+        else:
+            following = busy.current = busy.line.pop(0) if busy.line else None
+        if not busy.current and not busy.beside:
+            del self._busy[session_id]
+            self._idle[session_id] = busy.session
+        return following
+
+    def active(self, session_id: str) -> tuple[str, ...]:
+        """Return the live requests of a session, the one whose turn it is first."""
+        busy = self._busy.get(session_id)
+        return busy.active if busy else ()
+
+    def ahead(self, job: Job) -> int:
+        """Return how many requests a job waits for in its session."""
+        busy = self._busy.get(job.request.session_id)
+        return busy.line.index(job.id) + 1 if busy and job.id in busy.line else 0
+
+    def history(self, session_id: str) -> History:
+        """Return what a session remembers."""
+        session = self._find(session_id)
+        return session.history if session else History()
+
+    def view(self, session_id: str) -> Session:
+        """Return a session as it now is. Raises NotFound."""
+        session = self._find(session_id)
+        if session is None:
+            raise NotFound(
+                f"There is no session {session_id!r}. Sessions are kept for "
+                f"{self._retention_s:g} seconds after their last use."
+            )
+        return self._view(session)
+
+    def page(self, limit: int, cursor: str | None) -> Listing[Session]:
+        """List sessions, last used first."""
+        before = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 20 else inf
+        uses = attrgetter("used")
+        busy = sorted((busy.session for busy in self._busy.values()), key=uses, reverse=True)
+        parts = [
+            dropwhile(lambda session: session.used >= before, part)
+            for part in (busy, reversed(self._idle.values()))
+        ]
+        found = list(islice(merge(*parts, key=uses, reverse=True), limit + 1))
+        more = len(found) > limit
+        items = [self._view(session) for session in found[:limit]]
+        return Listing(items, str(found[limit - 1].used) if more else None)
+
+    def delete(self, session_id: str) -> None:
+        """Forget an idle session. Raises NotFound, InProgress."""
+        session = self.view(session_id)
+        if session.active:
+            raise InProgress(
+                f"Session {session_id} runs request {session.active[0]}. Cancel it first, or wait "
+                "for its end."
+            )
+        self.size -= self._idle.pop(session_id).size
+
+    def touch(self, session_id: str) -> None:
+        """Have an idle session count as just used, so that others are forgotten first."""
+        session = self._idle.get(session_id)
+        if session:
+            self._use(session)
+            self._idle.move_to_end(session_id)
+
+    def drop_expired(self) -> None:
+        """Forget what was last used longer than the retention ago."""
+        now = self._clock()
+        while self._idle:
+            if next(iter(self._idle.values())).last_used_at + self._retention_s > now:
+                return
+            self.drop_oldest()
+
+    def drop_oldest(self) -> bool:
+        """Forget the session idle for longest; False where none is idle."""
+        if not self._idle:
+            return False
+        self.size -= self._idle.popitem(last=False)[1].size
+        return True
+
+    def _begin(self, session_id: str) -> _Session:
+        self.size += SESSION_BYTES
+        return _Session(session_id, self._clock())
+
+    def _find(self, session_id: str) -> _Session | None:
+        busy = self._busy.get(session_id)
+        return busy.session if busy else self._idle.get(session_id)
+
+    def _use(self, session: _Session) -> None:
+        self._uses += 1
+        session.used = self._uses
+        session.last_used_at = self._clock()
+
+    def _remember(self, session: _Session, job: Job) -> None:
+        history = session.history.with_turn(job.request, job.result or "")
+        size = SESSION_BYTES + (sys.getsizeof(history.system) if history.system else 0)
+        size += sum(MESSAGE_BYTES + sys.getsizeof(turn.content) for turn in history.messages)
+        self.size += size - session.size
+        session.size, session.history = size, history
+
+    def _view(self, session: _Session) -> Session:
+        return Session(
+            session.id,
+            session.created_at,
+            session.last_used_at,
+            session.history,
+            self.active(session.id),
+        )
