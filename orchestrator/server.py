@@ -3,18 +3,28 @@
 import contextlib
 import functools
 import gc
+import os
+import resource
+import signal
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import orjson
+from gevent.event import Event
+from gevent.monkey import get_original
+from gevent.pool import Pool
+from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
-from gunicorn.http.errors import ParseException
+from gunicorn.http.body import LengthReader
+from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
+from gunicorn.sock import ssl_context
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -24,70 +34,160 @@ IO_TIMEOUT_S = 5.0
 """How long a client may take to read or send anything at all, and to shake hands."""
 BODY_TIMEOUT_S = 30.0
 """How long a whole body may take: 1 MiB at 35 KiB/s."""
-VANISHED_MS = 10_000
-"""How long what was sent may go unacknowledged before the client counts as vanished."""
+UNREAD_BYTES = 16 * 1024 * 1024
+"""How much of a body that nobody wants is read all the same, so that its sender sees the answer."""
+CLIENT_OPTIONS = {
+    # How long, in ms, a client may leave what was sent without a sign of life.
+    "TCP_USER_TIMEOUT": 10_000,
+    # What the system holds unsent for a client, in bytes: it would take megabytes, each.
+    "TCP_NOTSENT_LOWAT": 64 * 1024,
+}
+"""Set on the listening socket, and so on every connection."""
+HEARTBEAT_S = 1.0
+"""How often the master is told that the loop turns."""
 DRAIN_RESERVE_S = 5.0
 """What of graceful_timeout is kept for telling clients: gunicorn kills at its end, unasked."""
+TELL_S = 1.0
+"""How long open streams and sockets may take to deliver their ends."""
+POLL_S = 2.0
+"""How long those who poll may come for theirs: they are told to come every second."""
+EXIT_RESERVE_S = 1.5
+"""What of graceful_timeout is kept for the process to go."""
+STEP = 64 * 1024
 
-_NOT_HTTP_BODY = orjson.dumps(
-    {
-        "error": {
-            "code": "INVALID_REQUEST",
-            "message": "This is not HTTP as it should be, or its head is too large.",
-            "details": {},
-        }
-    }
+_NativeSocket = get_original("socket", "socket")
+
+
+def _refusal(status: str, code: str, message: str) -> bytes:
+    error = {"code": code, "message": message, "details": {}}
+    body = orjson.dumps({"error": error})
+    head = (
+        f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+NOT_HTTP = _refusal(
+    "400 Bad Request",
+    "INVALID_REQUEST",
+    "This is not HTTP as it should be, or its head is too large.",
 )
-NOT_HTTP = (
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_NOT_HTTP_BODY), _NOT_HTTP_BODY)
+FAULT = _refusal(
+    "500 Internal Server Error", "INTERNAL", "The server has a fault; its log says more."
 )
 
 
-class DeadlineBody:
-    """A request body that must have come by a deadline, however steadily it trickles."""
+def raise_file_limit(wanted: int) -> str | None:
+    """Let this process and its children open ``wanted`` files, or as many as it may.
 
-    def __init__(self, body: Any, seconds: float) -> None:
-        self._body = body
+    Returns a sentence where these are fewer.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return None
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (ValueError, OSError):
+        # Some systems have a limit beyond the limit.
+        allowed = soft
+    if allowed == wanted:
+        return None
+    return (
+        f"Only {allowed} files may be open at once, and {wanted} may be needed: past that new "
+        "connections wait. Raise the limit (ulimit -n), or lower ORCHESTRATOR_MAX_CONNECTIONS."
+    )
+
+
+class Body:
+    """A request's body that must have come by a deadline, however steadily it trickles.
+
+    One that pours doesn't keep the loop to itself.
+    """
+
+    def __init__(self, req: Any, seconds: float) -> None:
+        self._req = req
+        self.inner = req.body
         self._deadline = time.monotonic() + seconds
-
-    @property
-    def failed(self) -> bool:
-        """Whether where the next request begins is unknown: then the connection is closed."""
-        return bool(self._body.failed)
+        self._taken = 0
 
     def read(self, size: int | None = None) -> bytes:
-        """Read like the body inside. Raises TimeoutError past the deadline."""
-        return bytes(self._timed(self._body.read, size))
+        """Read like gunicorn's body. Raises TimeoutError past the deadline."""
+        return self._timed(self.inner.read, size)
 
     def readline(self, size: int | None = None) -> bytes:
-        """Read a line like the body inside. Raises TimeoutError past the deadline."""
-        return bytes(self._timed(self._body.readline, size))
+        """Read a line like gunicorn's body. Raises TimeoutError past the deadline."""
+        return self._timed(self.inner.readline, size)
 
-    def _timed(self, read: Any, size: int | None) -> Any:
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """Read all lines."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+    def drain(self) -> None:
+        """Read what the app left. The body fails where that is too much or comes too slowly."""
+        reader = self.inner.reader
+        if isinstance(reader, LengthReader) and not reader.length:
+            return
+        self._deadline = min(self._deadline, time.monotonic() + IO_TIMEOUT_S)
+        left = UNREAD_BYTES
+        with contextlib.suppress(OSError, ParseException):
+            while not self.inner.failed and (data := self.read(STEP)):
+                left -= len(data)
+                if left < 0:
+                    self._fail()
+
+    def _timed(self, read: Any, size: int | None) -> bytes:
+        if self._taken >= STEP:
+            self._taken = 0
+            gevent.sleep(0)
         left = self._deadline - time.monotonic()
         try:
             with gevent.Timeout(max(left, 0.001), TimeoutError("the body came too slowly")):
-                return read(size)
-        except TimeoutError:
-            self._body.failed = True
+                data: bytes = read(size)
+        except BaseException:
+            self._fail()
             raise
+        self._taken += len(data)
+        return data
+
+    def _fail(self) -> None:
+        self.inner.failed = True
+        self._req.force_close()
 
 
-def ssl_context(conf: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """Return gunicorn's TLS context, with the handshake put off to where it has a deadline."""
-    context = default_factory()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    wrap = functools.partial(context.wrap_socket, do_handshake_on_connect=False)
-    context.wrap_socket = wrap  # type: ignore[method-assign]
-    return context
+class _Patience(gevent.Timeout):
+    """Ends a wait for a request without a word, as does the socket's own timeout."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds, False)
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> bool:
+        return bool(super().__exit__(kind, value, trace)) or isinstance(value, TimeoutError)
+
+
+class _Server(StreamServer):
+    """Accepts connections. One that broke before its handshake is no fault to report."""
+
+    def wrap_socket_and_handle(self, client: Any, address: Any) -> None:
+        with contextlib.suppress(OSError):
+            super().wrap_socket_and_handle(client, address)
 
 
 class Worker(GeventWorker):
     """One process of the service."""
 
     def init_process(self) -> None:
+        # A stop that comes before this process can handle it just ends it: nothing runs yet.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
         self._idle: set[Any] = set()
+        self._leaves_at: float | None = None
+        self._quits = False
+        self._leaving = Event()
         # gunicorn looks every setting up through __getattr__, 22 times a request.
         self.cfg.__dict__.update({name: item.get() for name, item in self.cfg.settings.items()})
         # A native thread that computes gives the interpreter back after this, not after 5 ms.
@@ -107,12 +207,34 @@ class Worker(GeventWorker):
         # Most of what a request allocates is kept for an hour: looking through it all after every
         # 700 objects, the default, is a fifth of a request's cost.
         gc.set_threshold(50_000, 20, 50)
-        super().run()
+        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        servers = [self._serve(listener, tls) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            self._leaving.wait(HEARTBEAT_S)
+        for server in servers:
+            server.close()
+        self._see_off([server.pool for server in servers])
+
+    def _serve(self, listener: Any, tls: dict[str, Any]) -> StreamServer:
+        listener.setblocking(1)
+        for option, value in CLIENT_OPTIONS.items():
+            # Only Linux has all of them, and only TCP.
+            with contextlib.suppress(OSError):
+                if hasattr(socket, option):
+                    listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        if tls:
+            # Put off to where it has a deadline.
+            tls = tls | {"do_handshake_on_connect": False}
+        # gunicorn asks for it on every connection, also on one that came just before the end.
+        name = listener.getsockname()
+        handle = functools.partial(self.handle, SimpleNamespace(getsockname=lambda: name))
+        server = _Server(listener, handle=handle, spawn=Pool(self.worker_connections), **tls)
+        server.start()
+        return server
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         client.settimeout(IO_TIMEOUT_S)
-        with contextlib.suppress(OSError):
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_MS)
         if isinstance(client, ssl.SSLSocket) and not _shake_hands(client):
             return
         self._idle.add(client)
@@ -122,38 +244,81 @@ class Worker(GeventWorker):
         finally:
             self._idle.discard(client)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+    def timeout_ctx(self) -> _Patience:
+        return _Patience(self.cfg.keepalive)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         self._idle.discard(sock)
-        req.body = DeadlineBody(req.body, BODY_TIMEOUT_S)
+        req.body = body = Body(req, BODY_TIMEOUT_S)
         try:
-            return super().handle_request(listener_name, req, sock, addr)
+            try:
+                super().handle_request(listener_name, req, sock, addr)
+            finally:
+                body.drain()
+        except TimeoutError:
+            self.log.debug("Left a client that reads too slowly.")
+            raise StopIteration from None
         finally:
+            req.body = body.inner
+            if req.body.failed:
+                # Where the next request begins is unknown.
+                util.close_graceful(sock)
             self._idle.add(sock)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        if not isinstance(exc, ParseException):
-            super().handle_error(req, client, addr, exc)
+        """Answer in the API's own form what never came to the app, or what it let through."""
+        if isinstance(exc, ssl.SSLError):
+            self.log.debug("Left a client whose TLS is broken: %s", exc)
             return
-        self.log.debug("Refused what is no HTTP request: %s", exc)
-        try:
-            util.write(client, NOT_HTTP)
-        except OSError:
-            self.log.debug("Its sender was gone already.")
+        ours = not isinstance(exc, ParseException)
+        ours = ours or isinstance(exc, InvalidResponseHeader | InvalidResponseHeaderName)
+        if ours:
+            self.log.error("a fault while answering", exc_info=exc)
+        else:
+            self.log.debug("Refused what is no HTTP request: %s", exc)
+        with contextlib.suppress(OSError):
+            util.write(client, FAULT if ours else NOT_HTTP)
+        util.close_graceful(client)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """On SIGTERM, drain first: until then this process answers polls and streams."""
-        gevent.spawn(self._drain)
+        if self._leaves_at is None:
+            self._leaves_at = time.monotonic() + self.cfg.graceful_timeout - EXIT_RESERVE_S
+            gevent.spawn(self._drain)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """On SIGINT and SIGQUIT, end at once. Ctrl-C brings both: the master passes its own on."""
+        if not self._quits:
+            self._quits = True
+            super().handle_quit(sig, frame)
 
     def _drain(self) -> None:
-        doors = getattr(self.wsgi, "extensions", {}).get("orchestrator")
-        if doors:
-            self.log.info("Draining: live requests may end, new ones get 503")
-            doors.service.drain(self.cfg.graceful_timeout - DRAIN_RESERVE_S)
-            doors.connections.finish(DRAIN_RESERVE_S / 5)
-        self.alive = False
-        for client in list(self._idle):
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
+        app = getattr(self, "wsgi", None)
+        doors = getattr(app, "extensions", {}).get("orchestrator")
+        try:
+            if doors:
+                self.log.info("Draining: live requests may end, new ones get 503")
+                self._end_requests(doors)
+        finally:
+            self.alive = False
+            self._leaving.set()
+
+    def _end_requests(self, doors: Any) -> None:
+        had_some = doors.service.drain(self.cfg.graceful_timeout - DRAIN_RESERVE_S)
+        ended_at = time.monotonic()
+        doors.connections.finish(TELL_S)
+        if had_some:
+            until = min(ended_at + POLL_S, self._leaves_at or ended_at)
+            gevent.sleep(max(0.0, until - time.monotonic()))
+
+    def _see_off(self, pools: list[Pool]) -> None:
+        """Let answers under way end; idle connections, and those that become idle, end now."""
+        leaves_at = self._leaves_at or time.monotonic() + self.cfg.graceful_timeout
+        while any(len(pool) for pool in pools) and time.monotonic() < leaves_at:
+            self.notify()
+            for client in list(self._idle):
+                _end_input(client)
+            gevent.sleep(0.05)
 
 
 def _shake_hands(client: ssl.SSLSocket) -> bool:
@@ -164,3 +329,13 @@ def _shake_hands(client: ssl.SSLSocket) -> bool:
         client.close()
         return False
     return True
+
+
+def _end_input(client: Any) -> None:
+    """Let a connection's reader see its end after what has come already.
+
+    Through a handle of its own: gevent's socket would raise in who reads, and a TLS socket would
+    go on without TLS.
+    """
+    with contextlib.suppress(OSError), _NativeSocket(fileno=os.dup(client.fileno())) as handle:
+        handle.shutdown(socket.SHUT_RD)

@@ -1,5 +1,6 @@
 """All that a door may ask: submit, get, wait, follow, cancel, list, sessions, drain."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.dispatch.base import Dispatcher
-from orchestrator.errors import PipelineUnavailable, ShuttingDown
+from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, ShuttingDown
 from orchestrator.events import Failed
 from orchestrator.ids import new_id
 from orchestrator.job import GenerateRequest, Job, Status
@@ -137,9 +138,13 @@ class Service:
         """Forget a session's conversation. Raises NotFound, InProgress."""
         self._store.delete_session(session_id)
 
-    def drain(self, timeout: float) -> None:
-        """Take nothing new, let live requests end for ``timeout`` seconds, then end the rest."""
+    def drain(self, timeout: float) -> bool:
+        """Take nothing new, let live requests end for ``timeout`` seconds, then end the rest.
+
+        Returns whether there were any.
+        """
         self._draining.set()
+        had_some = bool(self._store.live())
         deadline = time.monotonic() + timeout
         while self._store.live() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -147,8 +152,11 @@ class Service:
         reason = ShuttingDown("The server is restarting. Submit the prompt again.")
         while left := self._store.live():
             for job in left:
-                self._store.finish(job.id, Failed(reason.code, reason.message))
+                # One that ended by itself may be gone by now.
+                with contextlib.suppress(NotFound, ResultExpired):
+                    self._store.finish(job.id, Failed(reason.code, reason.message))
             logger.warning("%d requests ended by the restart", len(left))
+        return had_some
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -115,4 +115,3 @@ def _ending(event: Terminal) -> Json:
             return {"status": "failed", "error": error}
         case Cancelled():
             return {"status": "cancelled"}
-

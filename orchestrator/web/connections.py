@@ -1,13 +1,17 @@
 """The open streams and sockets of this process: how many there may be, and how they end."""
 
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from orchestrator.errors import PipelineUnavailable
 
 TCP_ESTABLISHED = 1
+LOOK_S = 2.5
+"""How often who has nothing to send looks whether its client is still there."""
 
 
 class Connections:
@@ -16,6 +20,7 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: dict[object, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        self._finished = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -32,29 +37,62 @@ class Connections:
     def opened(self, is_busy: Callable[[], bool], close: Callable[[], None]) -> Iterator[None]:
         """Count one connection while inside.
 
-        ``is_busy`` tells whether it still has something to deliver; ``close`` ends it.
+        ``is_busy`` tells whether it still has something to deliver; ``close`` ends it, at once
+        where it comes too late.
         """
         key = object()
         self._open[key] = (is_busy, close)
         try:
+            if self._finished:
+                close()
             yield
         finally:
             del self._open[key]
 
+    def pauses(self, seconds: float, environ: Mapping[str, Any]) -> Iterator[float]:
+        """Yield waits that add up to ``seconds``, as long as the client of ``environ`` is there.
+
+        They are counted as one connection; where there is no room for it, there are none.
+        """
+        if len(self._open) >= self._limit:
+            return
+        sock, deadline = client_socket(environ), time.monotonic() + seconds
+        with self.opened(is_busy=lambda: True, close=lambda: None):
+            while (left := deadline - time.monotonic()) > 0 and not is_gone(sock):
+                yield min(left, LOOK_S)
+
     def finish(self, timeout: float) -> None:
-        """Let connections deliver what they have, ``timeout`` seconds long, then close them."""
+        """Let connections deliver what they have, ``timeout`` seconds long, then close them.
+
+        Each is closed by a thread of its own: one that doesn't read holds up no other.
+        """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and any(
             is_busy() for is_busy, _ in list(self._open.values())
         ):
             time.sleep(0.02)
-        for _, close in list(self._open.values()):
-            close()
+        self._finished = True
+        closers = [
+            threading.Thread(target=close, daemon=True) for _, close in list(self._open.values())
+        ]
+        for closer in closers:
+            closer.start()
+        deadline = time.monotonic() + timeout
+        for closer in closers:
+            closer.join(max(0.0, deadline - time.monotonic()))
+
+
+def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Return the socket of a WSGI request, where the server shows it."""
+    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
 
 
 def is_gone(sock: socket.socket | None) -> bool:
-    """Whether the peer has closed its side: known without reading, and under TLS as well."""
-    if sock is None:
+    """Whether the peer has closed its side: known without reading, and under TLS as well.
+
+    Where the system can't tell, no: then only a write shows it.
+    """
+    if sock is None or not hasattr(socket, "TCP_INFO"):
         return False
     try:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED

@@ -1,19 +1,18 @@
 """Server-sent events: a request's log as a stream that can be resumed anywhere."""
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, request
 
 from orchestrator import wire
-from orchestrator.service import Service
-from orchestrator.web.connections import Connections, is_gone
+from orchestrator.service import BATCH, Service
+from orchestrator.web.connections import LOOK_S, Connections, client_socket, is_gone
 
 logger = logging.getLogger("orchestrator")
 
-LOOK_S = 2.5
-"""How often a silent stream looks whether its reader is still there."""
 PING_EVERY = 2
 """Looks without an event between two pings: 5 seconds."""
 FRAME_BYTES = 64 * 1024
@@ -41,7 +40,7 @@ def _frames(
     after: int,
     environ: dict[str, Any],
 ) -> Iterator[bytes]:
-    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    sock = client_socket(environ)
     silent = 0
     try:
         with connections.opened(is_busy=lambda: True, close=lambda: None):
@@ -50,6 +49,9 @@ def _frames(
                 if page.events:
                     silent = 0
                     yield from _chunks(wire.sse(seq, event, job_id) for seq, event in page.events)
+                    if len(page.events) == BATCH:
+                        # A long log is read without ever waiting: others have their turn.
+                        time.sleep(0)
                     continue
                 silent += 1
                 if is_gone(sock):

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from orchestrator import wire
 from orchestrator.errors import InvalidRequest, OrchestratorError, RateLimited
 from orchestrator.job import Status
 from orchestrator.schemas import invalid
-from orchestrator.service import START
+from orchestrator.service import BATCH, START
 from orchestrator.strict_json import Json, parse_object
 from orchestrator.web import handshake
 from orchestrator.web.context import Context, context
@@ -199,6 +200,9 @@ class _Conversation:
                     self._tell(follower, frame)
             if self._is_over(follower):
                 return
+            if len(page.events) == BATCH:
+                # A long log is read without ever waiting: others have their turn.
+                time.sleep(0)
             if page.complete and not page.events:
                 self._tell(follower, wire.ws_end(page.job))
 

@@ -3,19 +3,32 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 from simple_websocket import ConnectionClosed, Server
 from wsproto.utilities import LocalProtocolError
 
-from orchestrator.schemas import MAX_BODY
+from orchestrator.strict_json import MAX_BODY
 
 MAX_UNREAD = 8
-"""Messages a client may send ahead of those that were answered."""
+"""Messages a client may send ahead of those that were answered; then reading pauses."""
+PATIENCE_S = 1.0
+"""How long reading pauses at most: a client that takes no answers may send nothing more."""
+LINGER_S = 1.0
+"""How long a closed connection is read on, so that its client sees why it was closed."""
+SEND_S = 5.0
+"""How long a send may take where the server has set its sockets no timeout of its own."""
 PING_S = 20.0
 CLOSE_GOING_AWAY = 1001
 CLOSE_POLICY = 1008
+CLOSE_TOO_BIG = 1009
+CLOSE_FAULT = 1011
+OVER = (ConnectionClosed, LocalProtocolError, OSError)
+"""What sending raises once a connection is over, or about to be."""
+# A TLS record has up to 16 KiB; reading less would leave the rest where no selector sees it.
+RECEIVE_BYTES = 16 * 1024
 
 
 class GuardedSocket:
@@ -27,6 +40,8 @@ class GuardedSocket:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
+        if sock.gettimeout() is None:
+            sock.settimeout(SEND_S)
 
     def send(self, data: bytes) -> int:
         """Send ``data`` whole. On failure the connection is over: a cut frame can't be mended."""
@@ -52,23 +67,49 @@ class GuardedSocket:
         return self._sock.fileno()
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, once the client has closed its side or LINGER_S have passed.
+
+        Closing with unread bytes would be a reset, and the close frame before it might be lost.
+        """
+        deadline = time.monotonic() + LINGER_S
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self._sock.settimeout(left)
+                if not self._sock.recv(RECEIVE_BYTES):
+                    break
         self._sock.close()
 
 
 class Inbox(list[Any]):
-    """The messages not yet answered. One too many ends the connection with code 1008."""
+    """The messages not yet answered. A client that leaves it full is sent away with code 1008."""
 
     def __init__(self, ws: Server) -> None:
         super().__init__()
         self._ws = ws
+        self._taken = threading.Event()
 
     def append(self, message: Any) -> None:
-        if len(self) >= MAX_UNREAD:
-            with contextlib.suppress(ConnectionClosed, OSError):
-                self._ws.close(CLOSE_POLICY, "Too many messages at once.")
-            raise LocalProtocolError
+        if len(message) > MAX_BODY // 4 and _size(message) > MAX_BODY:
+            self._refuse(CLOSE_TOO_BIG, "Message is too big")
+        self._taken.clear()
+        if len(self) >= MAX_UNREAD and not (self._ws.connected and self._taken.wait(PATIENCE_S)):
+            self._refuse(CLOSE_POLICY, "Too many messages at once.")
         super().append(message)
+
+    def pop(self, index: SupportsIndex = -1) -> Any:
+        message = super().pop(index)
+        self._taken.set()
+        return message
+
+    def _refuse(self, code: int, reason: str) -> NoReturn:
+        with contextlib.suppress(*OVER):
+            self._ws.close(code, reason)
+        raise LocalProtocolError
+
+
+def _size(message: str | bytes) -> int:
+    return len(message.encode() if isinstance(message, str) else message)
 
 
 class Reader(threading.Thread):
@@ -76,14 +117,21 @@ class Reader(threading.Thread):
 
     def __init__(self, target: Callable[[], None]) -> None:
         super().__init__(target=target, daemon=True)
-        ws: Server = target.__self__  # type: ignore[attr-defined]
-        ws.input_buffer = Inbox(ws)
+        self._ws: Server = target.__self__  # type: ignore[attr-defined]
+        self._ws.input_buffer = Inbox(self._ws)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            # However reading ended: who waits for a message must not wait for ever.
+            self._ws.connected = False
+            self._ws.event.set()
 
 
 SERVER_OPTIONS = {
     "max_message_size": MAX_BODY,
     "ping_interval": PING_S,
-    # A TLS record has up to 16 KiB; reading less would leave the rest where no selector sees it.
-    "receive_bytes": 16 * 1024,
+    "receive_bytes": RECEIVE_BYTES,
     "thread_class": Reader,
 }
