@@ -204,9 +204,10 @@ class Worker(GeventWorker):
     def run(self) -> None:
         gc.collect()
         gc.freeze()
-        # Most of what a request allocates is kept for an hour: looking through it all after every
-        # 700 objects, the default, is a fifth of a request's cost.
-        gc.set_threshold(50_000, 20, 50)
+        # Most of what a request allocates is kept for an hour. Looking for garbage after every 700
+        # objects, the default, is a fifth of a request's cost, and looking through all that is
+        # kept a pause of 300 ms at 100,000 requests (benchmarks/memory.py).
+        gc.set_threshold(10_000, 10, 1_000)
         tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
         servers = [self._serve(listener, tls) for listener in self.sockets]
         while self.alive:

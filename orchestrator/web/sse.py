@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response, request
 
 from orchestrator import wire
+from orchestrator.errors import OrchestratorError
 from orchestrator.service import BATCH, Service
 from orchestrator.web.connections import LOOK_S, Connections, client_socket, is_gone
 
@@ -58,7 +59,8 @@ def _frames(
                     return
                 if silent % PING_EVERY == 0:
                     yield wire.SSE_PING
-    except OSError:
+    except (OSError, OrchestratorError):
+        # The reader left, or the request was deleted: who comes back is told so.
         return
     except Exception:
         logger.exception("the stream of request %s broke", job_id)
