@@ -1,10 +1,11 @@
 """How gunicorn serves this: settings only, each with its reason."""
 
+import ssl
 import sys
 
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
-from orchestrator.server import ssl_context  # noqa: F401  (a setting by its name)
+from orchestrator.server import raise_file_limit
 
 try:
     settings = load()
@@ -12,7 +13,8 @@ except ConfigError as error:
     sys.exit(f"orchestrator: {error}")
 
 wsgi_app = "app:app"
-bind = f"{settings.host}:{settings.port}"
+host = f"[{settings.host}]" if ":" in settings.host else settings.host
+bind = f"{host}:{settings.port}"
 
 # One kind of worker: gevent, with the deadlines and the drain that gunicorn's own lacks.
 worker_class = "orchestrator.server.Worker"
@@ -53,12 +55,46 @@ certfile = settings.tls_cert
 keyfile = settings.tls_key
 
 
+# Beside client connections: two files for each running request (the upstream's socket, or a pipe),
+# and what the process itself has open.
+files = 2 * settings.concurrency + 100
+
+
 def on_starting(server):  # type: ignore[no-untyped-def]
-    """Refuse what the command line may have set and the memory store can't bear."""
-    if server.cfg.workers > 1:
-        sys.exit(
-            f"orchestrator: {server.cfg.workers} workers asked for, but the memory store lives in "
-            "one process. Start with one worker."
+    """Refuse what can't work, before any process is started that would fail again and again."""
+    reason = unworkable(server.cfg)
+    if reason:
+        sys.exit(f"orchestrator: {reason}")
+    if warning := raise_file_limit(server.cfg.worker_connections + files):
+        server.log.warning("%s", warning)
+
+
+def nworkers_changed(server, new_value, old_value):  # type: ignore[no-untyped-def]
+    """Keep to one worker when a signal (TTIN) asks for another."""
+    if old_value is not None and new_value > 1:
+        server.log.warning("The memory store lives in one process: there is no second worker.")
+        server.num_workers = old_value
+
+
+def unworkable(cfg):  # type: ignore[no-untyped-def]
+    """Return what is wrong with the settings, those of the command line included, or None."""
+    if cfg.workers > 1:
+        return (
+            f"{cfg.workers} workers asked for, but the memory store lives in one process. Start "
+            "with one worker."
         )
-    if server.cfg.preload_app:
-        sys.exit("orchestrator: --preload loads the app before gevent is in place. Leave it out.")
+    if cfg.preload_app:
+        return "--preload loads the app before gevent is in place. Leave it out."
+    if cfg.worker_class_str != worker_class:
+        return f"Only the worker class {worker_class} serves this. Leave --worker-class out."
+    if cfg.is_ssl:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                cfg.certfile, cfg.keyfile, password=""
+            )
+        except OSError as error:
+            return (
+                f"ORCHESTRATOR_TLS_CERT={cfg.certfile} and ORCHESTRATOR_TLS_KEY={cfg.keyfile} are "
+                f"no certificate with its key in PEM form ({error})."
+            )
+    return None

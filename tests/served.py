@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -32,10 +33,16 @@ class Served:
     port: int
     process: subprocess.Popen[bytes]
     log_path: Path
+    certificate: str | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What a client trusts; None where the server speaks plain HTTP."""
+        return ssl.create_default_context(cafile=self.certificate) if self.certificate else None
 
     @property
     def api(self) -> str:
@@ -86,7 +93,7 @@ def serve(*arguments: str, **environ: str) -> Iterator[Served]:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        served = Served(port, process, log_path)
+        served = Served(port, process, log_path, environ.get("ORCHESTRATOR_TLS_CERT"))
         try:
             _await(served)
             yield served
@@ -107,7 +114,7 @@ def _await(served: Served) -> None:
         if served.process.poll() is not None:
             break
         try:
-            with urllib.request.urlopen(f"{served.url}/health/live", timeout=5):
+            with urllib.request.urlopen(f"{served.url}/health/live", timeout=5, context=served.tls):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
