@@ -10,7 +10,6 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,20 +21,16 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
-from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
 from gunicorn.sock import ssl_context
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from orchestrator.body import Body
 from orchestrator.errors import ConfigError
 
 IO_TIMEOUT_S = 5.0
 """How long a client may take to read or send anything at all, and to shake hands."""
-BODY_TIMEOUT_S = 30.0
-"""How long a whole body may take: 1 MiB at 35 KiB/s."""
-UNREAD_BYTES = 16 * 1024 * 1024
-"""How much of a body that nobody wants is read all the same, so that its sender sees the answer."""
 CLIENT_OPTIONS = {
     # How long, in ms, a client may leave what was sent without a sign of life.
     "TCP_USER_TIMEOUT": 10_000,
@@ -53,7 +48,6 @@ POLL_S = 2.0
 """How long those who poll may come for theirs: they are told to come every second."""
 EXIT_RESERVE_S = 1.5
 """What of graceful_timeout is kept for the process to go."""
-STEP = 64 * 1024
 
 _NativeSocket = get_original("socket", "socket")
 
@@ -98,65 +92,6 @@ def raise_file_limit(wanted: int) -> str | None:
         f"Only {allowed} files may be open at once, and {wanted} may be needed: past that new "
         "connections wait. Raise the limit (ulimit -n), or lower ORCHESTRATOR_MAX_CONNECTIONS."
     )
-
-
-class Body:
-    """A request's body that must have come by a deadline, however steadily it trickles.
-
-    One that pours doesn't keep the loop to itself.
-    """
-
-    def __init__(self, req: Any, seconds: float) -> None:
-        self._req = req
-        self.inner = req.body
-        self._deadline = time.monotonic() + seconds
-        self._taken = 0
-
-    def read(self, size: int | None = None) -> bytes:
-        """Read like gunicorn's body. Raises TimeoutError past the deadline."""
-        return self._timed(self.inner.read, size)
-
-    def readline(self, size: int | None = None) -> bytes:
-        """Read a line like gunicorn's body. Raises TimeoutError past the deadline."""
-        return self._timed(self.inner.readline, size)
-
-    def readlines(self, hint: int | None = None) -> list[bytes]:
-        """Read all lines."""
-        return list(self)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.readline, b"")
-
-    def drain(self) -> None:
-        """Read what the app left. The body fails where that is too much or comes too slowly."""
-        reader = self.inner.reader
-        if isinstance(reader, LengthReader) and not reader.length:
-            return
-        self._deadline = min(self._deadline, time.monotonic() + IO_TIMEOUT_S)
-        left = UNREAD_BYTES
-        with contextlib.suppress(OSError, ParseException):
-            while not self.inner.failed and (data := self.read(STEP)):
-                left -= len(data)
-                if left < 0:
-                    self._fail()
-
-    def _timed(self, read: Any, size: int | None) -> bytes:
-        if self._taken >= STEP:
-            self._taken = 0
-            gevent.sleep(0)
-        left = self._deadline - time.monotonic()
-        try:
-            with gevent.Timeout(max(left, 0.001), TimeoutError("the body came too slowly")):
-                data: bytes = read(size)
-        except BaseException:
-            self._fail()
-            raise
-        self._taken += len(data)
-        return data
-
-    def _fail(self) -> None:
-        self.inner.failed = True
-        self._req.force_close()
 
 
 class _Patience(gevent.Timeout):
@@ -250,7 +185,7 @@ class Worker(GeventWorker):
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         self._idle.discard(sock)
-        req.body = body = Body(req, BODY_TIMEOUT_S)
+        req.body = body = Body(req)
         try:
             try:
                 super().handle_request(listener_name, req, sock, addr)

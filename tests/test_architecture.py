@@ -30,6 +30,7 @@ FLOORS: dict[str, list[str]] = {
     "rules": ["service"],
     "root": ["bootstrap"],
     "doors": [
+        "body",
         "web.connections web.json_io web.origins web.params web.playground web.ws_guard",
         "web.context web.errors web.sse",
         "web.handshake web.health web.rest",
@@ -40,7 +41,8 @@ FLOORS: dict[str, list[str]] = {
         "web.openapi.guide web.openapi.requests web.openapi.service web.openapi.watch",
         "web.openapi.document",
         "web.docs.page",
-        "web server",
+        "web",
+        "server",
         "cli",
     ],
 }
@@ -54,8 +56,8 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "apispec": ("web.openapi",),
     "flask": ("web",),
     "flask_sock": ("web",),
-    "gevent": ("server", "backends.native"),
-    "gunicorn": ("server", "cli"),
+    "gevent": ("server", "body", "backends.native"),
+    "gunicorn": ("server", "body", "cli"),
     "markupsafe": ("web",),
     "marshmallow": ("answers", "frames", "schemas", "web.openapi"),
     "orjson": ("schemas", "wire", "stores", "backends", "web", "server"),
