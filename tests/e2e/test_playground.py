@@ -115,6 +115,10 @@ class Page:
         self.until(lambda: self.answers and self.answers[-1] == HALF)
         assert self.statuses[-1] == "processing"
 
+    def leave(self) -> None:
+        """Go elsewhere, so that no call of the page meets a server that is gone."""
+        self.driver.get("about:blank")
+
     def expect(self, sentence: str) -> None:
         """Say what the browser's console is going to hold."""
         self.expected.append(sentence)
@@ -365,6 +369,7 @@ def test_a_restart_takes_back_what_came_before_it(page: Page) -> None:
         page.send("begin again")
         page.until(lambda: page.statuses == ["completed"])
         assert page.answers == ["the second attempt"]
+        page.leave()
 
 
 def test_a_model_can_be_chosen_where_there_are_several(page: Page) -> None:
@@ -375,6 +380,7 @@ def test_a_model_can_be_chosen_where_there_are_several(page: Page) -> None:
         page.send("answer")
         page.until(lambda: page.statuses == ["completed"])
         assert [(body["prompt"], body["model"]) for body in bodies] == [("answer", "steady")]
+        page.leave()
 
 
 def test_markup_in_a_prompt_stays_text(page: Page, server: Served) -> None:
