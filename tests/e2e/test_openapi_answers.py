@@ -21,7 +21,7 @@ SERVER_FRAME = {"$ref": "#/components/schemas/ServerFrame"}
 DATA = {"start": "StartData", "token": "TokenData", "complete": "CompleteData"}
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 KEY = {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
-UNKNOWN = str(uuid.uuid4())
+UNKNOWN = "ef03c56e-35a2-47a3-a123-bc6c704b28e6"
 
 
 @dataclass(frozen=True)
