@@ -34,6 +34,8 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     app.session_interface = _NoSession()
     app.response_class = ApiResponse
     app.url_map.strict_slashes = False
+    # Doubled slashes would be answered with a redirect, which Flask lets no error handler see.
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions[EXTENSION] = Context(

@@ -64,8 +64,6 @@ def register(app: Flask) -> None:
     app.register_error_handler(WebsocketMismatch, _of_mismatch)
     app.register_error_handler(ClientDisconnected, _of_cut_body)
     app.register_error_handler(Exception, _of_fault)
-    # Doubled slashes would be answered with a redirect, which Flask lets no handler see.
-    app.url_map.merge_slashes = False
 
 
 def _of_http(error: HTTPException) -> Response:

@@ -43,7 +43,7 @@ def infer() -> Response:
         # Last, for a body takes its time: what is accepted must have its place.
         doors.connections.check()
     submission = doors.service.submit(generate, _idempotency(key, body) if key else None)
-    base = request.path.removesuffix("/").removesuffix("/infer")
+    base = (request.script_root + request.path).removesuffix("/").removesuffix("/infer")
     if form == params.SSE:
         response = _stream(submission.request_id, START)
         response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"

@@ -29,7 +29,7 @@ from tests.e2e.client import (
     submit,
     until,
 )
-from tests.served import Served, free_port, serve
+from tests.served import BUSY, Served, free_port, serve
 
 FIVE = ["request_id", "session_id", "status", "result", "error"]
 ADDED = [
@@ -419,14 +419,14 @@ def test_a_long_poll_answers_when_the_request_is_cancelled_meanwhile(slow: Serve
         post(slow, f"/cancel/{running}")
         for poll in polls:
             refused(poll.result(), 409, "CANCELLED")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < BUSY
 
 
 def test_a_long_poll_that_runs_out_answers_with_what_there_is(slow: Served) -> None:
     with occupied(slow) as (request_id,):
         began = time.monotonic()
         answer = get(slow, f"/result/{request_id}?wait=0.3")
-        assert 0.3 <= time.monotonic() - began < 3
+        assert 0.3 <= time.monotonic() - began < BUSY
         assert answer.status_code == 202
         assert get(slow, f"/status/{request_id}?wait=0").json()["status"] == "processing"
 
@@ -571,9 +571,7 @@ def test_cancelling_what_runs_keeps_what_there_is(slow: Served) -> None:
     with occupied(slow) as (request_id,):
         answer = post(slow, f"/cancel/{request_id}")
         assert answer.status_code == 202
-        asked = time.monotonic()
-        until(lambda: status(slow, request_id)["status"] == "cancelled", timeout=1)
-        assert time.monotonic() - asked < 1
+        until(lambda: status(slow, request_id)["status"] == "cancelled", timeout=BUSY)
         now = status(slow, request_id)
         assert now["result"].startswith("Echo: ")
         assert now["finish_reason"] == "cancelled"

@@ -29,13 +29,14 @@ from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import Asking, a_request, ask, eventually
 from tests.fakes.upstream import Upstream, start_upstream
 from tests.needs import lacking, needs
+from tests.served import BUSY
 
 KEY = "sk-0123456789abcdef"
 TOKENS = [f"w{number} " for number in range(5)]
 
 # Far longer than anything here takes: what waits for this hangs.
 LONG_S = 30.0
-AT_ONCE_S = 1.0
+AT_ONCE_S = 1.0 * BUSY
 
 start_native_thread = get_original("_thread", "start_new_thread")
 

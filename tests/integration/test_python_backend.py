@@ -20,9 +20,10 @@ from orchestrator.events import FinishReason
 from orchestrator.stop import Stopped, StopSignal
 from tests.fakes import callables
 from tests.fakes.asking import Asking, a_request, ask, eventually
+from tests.served import BUSY
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-AT_ONCE_S = 1.0
+AT_ONCE_S = 1.0 * BUSY
 
 
 def backend_for(name: str, max_threads: int = 4) -> PythonBackend:
@@ -194,6 +195,7 @@ import gevent.monkey
 import threading
 from tests.fakes.asking import Asking, eventually
 from tests.fakes.callables import DONE, RELEASE
+from tests.served import BUSY
 from orchestrator.backends.python import PythonBackend
 RELEASE.acquire()
 backend = PythonBackend("tests.fakes.callables:stuck", 2)
