@@ -13,8 +13,7 @@ except ConfigError as error:
     sys.exit(f"orchestrator: {error}")
 
 wsgi_app = "app:app"
-host = f"[{settings.host}]" if ":" in settings.host else settings.host
-bind = f"{host}:{settings.port}"
+bind = f"{settings.url_host}:{settings.port}"
 
 # One kind of worker: gevent, with the deadlines and the drain that gunicorn's own lacks.
 worker_class = "orchestrator.server.Worker"

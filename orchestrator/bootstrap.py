@@ -38,7 +38,7 @@ def build_service(settings: Settings) -> Service:
         memory_limit=settings.memory_limit_mb * 1024 * 1024,
     )
     pool = Pool(Runner(store, backend), settings.concurrency)
-    return Service(store, pool, [Model(settings.model or backend.name, backend.name)])
+    return Service(store, pool, [Model(settings.model_name, backend.name)])
 
 
 def build_reader(settings: Settings, service: Service) -> SubmitReader:

@@ -75,16 +75,13 @@ def _check_address(settings: config.Settings) -> None:
 
 def greeting(settings: config.Settings) -> str:
     """Return what the start prints: where, which model, a first request, how to attach a model."""
-    scheme = "https" if settings.tls_cert else "http"
-    address = f"{scheme}://localhost:{settings.port}"
-    name = settings.model or settings.backend
-    echo = " (it repeats your prompt; it is no language model)" if name == "echo" else ""
+    echo = " (it repeats your prompt; it is no language model)"
     lines = [
-        f"Orchestrator {__version__} at {address}",
-        f"Model: {name}{echo}",
+        f"Orchestrator {__version__} at {settings.address}",
+        f"Model: {settings.model_name}{echo if settings.backend == 'echo' else ''}",
         "",
         "Try:",
-        f"  curl -N {address}/api/v1/infer -H 'Content-Type: application/json' "
+        f"  curl -N {settings.address}/api/v1/infer -H 'Content-Type: application/json' "
         "-H 'Accept: text/event-stream' -d '{\"prompt\": \"Hello\"}'",
     ]
     if settings.backend == "echo":

@@ -195,6 +195,22 @@ class Settings:
     )
     tls_key: str | None = setting("ORCHESTRATOR_TLS_KEY", None, _text, "Its key file (PEM).")
 
+    @property
+    def model_name(self) -> str:
+        """What clients call the model: echo is never taken for one."""
+        return self.backend if self.backend == "echo" else self.model or self.backend
+
+    @property
+    def address(self) -> str:
+        """Where to reach the service from this machine."""
+        host = "localhost" if self.host in ("127.0.0.1", "0.0.0.0", "::1", "::") else self.url_host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+
+    @property
+    def url_host(self) -> str:
+        """The host as it stands in an address."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from ``environ`` (the process's own by default). Raises ConfigError."""

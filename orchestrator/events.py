@@ -65,7 +65,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """There is no answer; ``code`` is an error code of errors.RunError's branch."""
+    """There is no answer; ``code`` is the code of the error that ended it."""
 
     code: str
     message: str

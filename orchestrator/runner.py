@@ -95,6 +95,7 @@ class Runner:
             if stop.requested or isinstance(error, Stopped):
                 return _failed(stop.reason) if stop.reason else Cancelled()
             if isinstance(error, OrchestratorError):
+                logger.warning("request %s failed: %s %s", job.id, error.code, error.details)
                 return _failed(error)
             logger.exception("request %s: the backend %s is faulty", job.id, self._backend.name)
             return _failed(OrchestratorError("The server has a fault; its log says more."))

@@ -125,11 +125,14 @@ class Upstream:
         """Keep a connection for the next call, or close it where enough are kept."""
         line.used_at = time.monotonic()
         with self._lock:
-            kept = len(self._idle) < self._max_connections
-            if kept:
+            stale = [kept for kept in self._idle if line.used_at - kept.used_at > _KEEP_S]
+            del self._idle[: len(stale)]
+            if len(self._idle) < self._max_connections:
                 self._idle.append(line)
-        if not kept:
-            line.close()
+            else:
+                stale.append(line)
+        for old in stale:
+            old.close()
 
 
 class Call:

@@ -50,7 +50,13 @@ class Pool:
             if self._threads == self._concurrency:
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name="pool", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="pool", daemon=True).start()
+        except RuntimeError:
+            # No thread more to be had: the job waits for one of those there are.
+            with self._changed:
+                self._threads -= 1
+            logger.exception("the pool can't grow past %d threads", self._threads)
 
     def cancel(self, job_id: str) -> None:
         with self._changed:

@@ -4,7 +4,6 @@ from flask import Flask, Request
 from flask.sessions import SessionInterface
 
 from orchestrator import bootstrap, config
-from orchestrator.strict_json import MAX_BODY
 from orchestrator.web import errors, health, origins, playground, rest, ws
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
@@ -36,7 +35,6 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     # Doubled slashes would be answered with a redirect, which Flask lets no error handler see.
     app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions[EXTENSION] = Context(
         settings,

@@ -72,11 +72,10 @@ def _of_http(error: HTTPException) -> Response:
     message = {
         404: "There is nothing at this address. See /docs for what there is.",
         405: "This address does not take that method. The Allow header says which it takes.",
-        413: "The body is larger than 1 MiB. Send a shorter prompt.",
     }.get(status, error.description or HTTPStatus(status).phrase)
     response = envelope(code, message, status)
     for name, value in error.get_headers():
-        if name in ("Allow", "Location"):
+        if name == "Allow":
             response.headers[name] = value
     return response
 

@@ -3,8 +3,8 @@
 from flask import Blueprint, Response
 
 from orchestrator import __version__
+from orchestrator.errors import PipelineUnavailable
 from orchestrator.web.context import context
-from orchestrator.web.errors import envelope
 from orchestrator.web.json_io import json_response
 
 bp = Blueprint("health", __name__)
@@ -36,7 +36,5 @@ def live() -> Response:
 def ready() -> Response:
     """Say whether to send requests here."""
     if context().service.is_draining:
-        response = envelope("PIPELINE_UNAVAILABLE", "The server is restarting.")
-        response.headers["Retry-After"] = "5"
-        return response
+        raise PipelineUnavailable("The server is restarting.")
     return json_response({"status": "ready"})

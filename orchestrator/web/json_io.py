@@ -5,12 +5,13 @@ from typing import Any
 import orjson
 from flask import Response, request
 from werkzeug.datastructures import Headers
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected
 
-from orchestrator.errors import UnsupportedMediaType
+from orchestrator.errors import PayloadTooLarge, UnsupportedMediaType
 from orchestrator.strict_json import MAX_BODY, Json, parse_object
 
 JSON = "application/json"
+TOO_LARGE = "The body is larger than 1 MiB. Send a shorter prompt."
 PIECE = 64 * 1024
 """What is written at once, at most: a slow reader has its time for each such piece."""
 
@@ -22,7 +23,6 @@ class ApiResponse(Response):
     """
 
     default_mimetype = "application/json"
-    autocorrect_location_header = False
 
     def get_wsgi_headers(self, environ: Any) -> Headers:
         headers = self.headers
@@ -51,7 +51,7 @@ def json_response(value: object, status: int = 200) -> ApiResponse:
 def json_body() -> Json:
     """Return the request's body, a JSON object.
 
-    Raises UnsupportedMediaType, InvalidRequest, and Werkzeug's 413 past the limit.
+    Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest, and ClientDisconnected.
     """
     if request.environ.get("CONTENT_TYPE") != JSON and not _is_json(request.mimetype):
         raise UnsupportedMediaType(
@@ -70,7 +70,7 @@ def _body() -> bytes:
     if declared is None and "wsgi.input_terminated" not in request.environ:
         return b""
     if (declared or 0) > MAX_BODY:
-        raise RequestEntityTooLarge
+        raise PayloadTooLarge(TOO_LARGE)
     try:
         limit = MAX_BODY + 1 if declared is None else declared
         body: bytes = request.environ["wsgi.input"].read(limit)
@@ -78,7 +78,7 @@ def _body() -> bytes:
         # Each server has errors of its own for a body that is late, cut, or badly chunked.
         raise ClientDisconnected from error
     if len(body) > MAX_BODY:
-        raise RequestEntityTooLarge
+        raise PayloadTooLarge(TOO_LARGE)
     if len(body) < (declared or 0):
         raise ClientDisconnected
     return body

@@ -11,7 +11,6 @@ from orchestrator.errors import NotAcceptable
 from orchestrator.schemas import MAX_WAIT_S, invalid
 
 SSE = "text/event-stream"
-JSON = "application/json"
 
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,20})?([eE][+-]?\d{1,3})?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")

@@ -8,6 +8,7 @@ HEADERS = {
         "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
 

@@ -23,7 +23,7 @@ from orchestrator.views import (
 from orchestrator.web import params, sse
 from orchestrator.web.context import context
 from orchestrator.web.errors import envelope
-from orchestrator.web.json_io import json_body, json_response
+from orchestrator.web.json_io import JSON, ApiResponse, json_body, json_response
 
 bp = Blueprint("rest", __name__)
 
@@ -33,14 +33,14 @@ POLL_AGAIN_S = "1"
 @bp.post("/infer")
 def infer() -> Response:
     """Accept a prompt; answer at once, after a wait, or with the stream itself."""
-    form = params.accepted(params.JSON, params.SSE)
+    form = params.accepted(JSON, params.SSE)
     wait = params.wait()
     key = params.idempotency_key()
     doors = context()
     body = json_body()
     generate = doors.reader.read(body)
     if form == params.SSE:
-        # Last, for a body takes its time: what is accepted must have its place.
+        # Last, for a body takes its time, and once: what is accepted is never answered with 503.
         doors.connections.check()
     submission = doors.service.submit(generate, _idempotency(key, body) if key else None)
     base = (request.script_root + request.path).removesuffix("/").removesuffix("/infer")
@@ -74,6 +74,7 @@ def stream(request_id: str) -> Response:
     """Answer with the request's events as server-sent events."""
     params.accepted(params.SSE)
     after = request.headers.get("Last-Event-ID") or request.args.get("after")
+    context().connections.check()
     return _stream(request_id, wire.cursor(after))
 
 
@@ -83,6 +84,7 @@ def events(request_id: str) -> Response:
     after = params.integer("after", START, 10**12, default=START)
     limit = params.integer("limit", 1, 1000, default=256)
     wait = params.wait()
+    after = context().service.resume_point(request_id, after)
     page = context().service.read(request_id, after, limit)
     for pause in _pauses(wait):
         if page.events or page.complete:
@@ -122,7 +124,7 @@ def requests() -> Response:
 def delete(request_id: str) -> Response:
     """Forget an ended request."""
     context().service.delete(request_id)
-    return Response(status=204)
+    return ApiResponse(status=204)
 
 
 @bp.get("/models")
@@ -138,7 +140,7 @@ def models() -> Response:
 @bp.get("/sessions")
 def sessions() -> Response:
     """List sessions, last used first."""
-    listing = context().service.sessions(_limit(), params.cursor(is_session_id))
+    listing = context().service.sessions(_limit(), params.cursor(_is_count))
     return _listing([session_view(session) for session in listing.items], listing.next_cursor)
 
 
@@ -152,7 +154,7 @@ def session(session_id: str) -> Response:
 def delete_session(session_id: str) -> Response:
     """Forget a session's conversation."""
     context().service.delete_session(session_id)
-    return Response(status=204)
+    return ApiResponse(status=204)
 
 
 def _idempotency(key: str, body: Json) -> Idempotency:
@@ -220,6 +222,10 @@ def _applied(response: Response, wait: params.Wait) -> Response:
     if wait.applied:
         response.headers["Preference-Applied"] = wait.applied
     return response
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _is_request_id(text: str) -> bool:

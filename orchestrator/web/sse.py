@@ -11,13 +11,12 @@ from orchestrator import wire
 from orchestrator.errors import OrchestratorError
 from orchestrator.service import BATCH, Service
 from orchestrator.web.connections import LOOK_S, Connections, client_socket, is_gone
+from orchestrator.web.json_io import PIECE, ApiResponse
 
 logger = logging.getLogger("orchestrator")
 
 PING_EVERY = 2
 """Looks without an event between two pings: 5 seconds."""
-FRAME_BYTES = 64 * 1024
-"""What is written at once, at most: a slow reader has its time for each such piece."""
 
 
 def stream(service: Service, connections: Connections, job_id: str, after: int) -> Response:
@@ -25,10 +24,9 @@ def stream(service: Service, connections: Connections, job_id: str, after: int) 
     after = service.resume_point(job_id, after)
     page = service.read(job_id, after, limit=1)
     if page.complete and not page.events:
-        return Response(status=204)
-    connections.check()
+        return ApiResponse(status=204)
     frames = _frames(service, connections, job_id, after, request.environ)
-    response = Response(frames, mimetype="text/event-stream")
+    response = ApiResponse(frames, mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-cache, no-transform"
     response.headers["X-Accel-Buffering"] = "no"
     return response
@@ -70,7 +68,7 @@ def _chunks(frames: Iterator[bytes]) -> Iterator[bytes]:
     buffer: list[bytes] = []
     size = 0
     for frame in frames:
-        if buffer and size + len(frame) > FRAME_BYTES:
+        if buffer and size + len(frame) > PIECE:
             yield b"".join(buffer)
             buffer, size = [], 0
         buffer.append(frame)
