@@ -19,6 +19,7 @@ from orchestrator.events import Completed, FinishReason, Token, Usage
 from orchestrator.ids import new_id
 from orchestrator.job import Job
 from orchestrator.schemas import SubmitReader
+from orchestrator.server import GC_THRESHOLD
 from orchestrator.stores.memory import MemoryStore
 from orchestrator.strict_json import parse_object
 
@@ -67,7 +68,7 @@ def measure(stored: int, tokens: int) -> str:
     gc.collect()
     # As the server does: what was there before is not looked at again, and the rest seldom.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(*GC_THRESHOLD)
     memory, counted = resident(), store.size
     for number in range(stored):
         store_one(store, number, tokens)

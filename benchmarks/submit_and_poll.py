@@ -1,6 +1,6 @@
 """Submit and poll on one worker, beside a bare WSGI app on the same worker class.
 
-    python benchmarks/submit_and_poll.py [--pairs 20000] [--rounds 3] [--profile]
+    python benchmarks/submit_and_poll.py [--pairs 10000] [--rounds 3] [--profile]
 
 Both servers run at once and are loaded by turns, so that a noisy machine is noisy for both. The
 figure is the CPU time of the worker process for one submit and one poll of its result; the

@@ -1,4 +1,4 @@
-"""What clients are answered with, field by field: the shapes of schemas.py's and wire.py's views.
+"""What clients are answered with, field by field: the shapes of what views.py and wire.py make.
 
 The views are written by hand, for speed; tests hold real answers against these.
 """
@@ -128,7 +128,11 @@ class SessionSchema(AnswerSchema):
     session_id = fields.String(**_always("Names the session."))
     messages_count = _count(**_always("How many messages were said so far."))
     active_requests = fields.List(
-        fields.UUID(), **_always("The running request, then those that wait behind it.")
+        fields.UUID(),
+        **_always(
+            "The one whose turn it is, those that wait for theirs in order, and those that run "
+            "beside them."
+        ),
     )
     created_at = fields.DateTime(**_always("When its first request came."))
     last_used_at = fields.DateTime(**_always("When it was last used: it is kept from then on."))

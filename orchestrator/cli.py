@@ -20,6 +20,8 @@ class _Server(WSGIApplication):
         self.load_config_from_file(str(_configuration_file()))
         self.cfg.set("wsgi_app", "orchestrator.web:create_app()")
         self.app_uri = self.cfg.wsgi_app
+        # A callable of the user's own is looked for in the folder that this was started in.
+        self.chdir()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +67,7 @@ def _check_address(settings: config.Settings) -> None:
             if error.errno == errno.EADDRINUSE:
                 other = settings.port + 1 if settings.port < 65535 else 8080
                 raise ConfigError(
-                    f"Port {settings.port} is taken. Serve on another one: PORT={other} make run"
+                    f"Port {settings.port} is taken. Choose another one, as in PORT={other}."
                 ) from None
             raise ConfigError(
                 f"Nothing can listen on ORCHESTRATOR_HOST={settings.host}, PORT={settings.port} "

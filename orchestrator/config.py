@@ -7,10 +7,13 @@ from them. A value that can't be used stops the start with a sentence that names
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ConfigError
+
+PREFIX = "ORCHESTRATOR_"
 
 Parser = Callable[[str], Any]
 
@@ -33,7 +36,7 @@ def _seconds(low: float, high: float) -> Parser:
             raise ValueError
         return value
 
-    parse.__doc__ = f"a number of seconds from {low:g} to {high:g}"
+    parse.__doc__ = f"a number of seconds from {low:g} to {high:.10g}"
     return parse
 
 
@@ -226,9 +229,21 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError:
             shown = text if item.repr else "its value"
             raise ConfigError(f"{variable}: {shown!r} is not {parse.__doc__}.") from None
+    _check_names(environ)
     settings = Settings(**values)
     _check(settings)
     return settings
+
+
+def _check_names(environ: Mapping[str, str]) -> None:
+    """Refuse what looks like a setting misspelt; a platform may set names of its own."""
+    known = [item.metadata["variable"].removeprefix(PREFIX) for item in fields(Settings)]
+    for variable in environ:
+        name = variable.removeprefix(PREFIX)
+        if variable == name or name in known:
+            continue
+        if near := get_close_matches(name, known, n=1, cutoff=0.8):
+            raise ConfigError(f"{variable} is no setting. Is {PREFIX}{near[0]} meant?")
 
 
 def _check(settings: Settings) -> None:

@@ -1,24 +1,63 @@
 """The frames of a WebSocket, field by field: what clients send and what they are sent."""
 
+from itertools import islice
 from typing import Any
 
-from marshmallow import fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from orchestrator.answers import AnswerSchema
-from orchestrator.schemas import SubmitSchema
+from orchestrator.schemas import MAX_WRONG_FIELDS, UNKNOWN_FIELD, SubmitSchema, invalid
+from orchestrator.strict_json import Json
+
+MAX_REF_LENGTH = 128
+MAX_REF = 2**53 - 1
+"""The largest whole number that is the same in every client's JSON."""
+REF_RULE = f"Must be a string of at most {MAX_REF_LENGTH} characters, or a whole number."
+
+
+def is_ref(value: object) -> bool:
+    """Whether a client may name a frame so: what REF_RULE says."""
+    if isinstance(value, str):
+        return len(value) <= MAX_REF_LENGTH
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_REF
+
+
+class _Ref(fields.Field[str | int]):
+    """The client's own name for a frame."""
+
+    default_error_messages = {"invalid": REF_RULE, "null": REF_RULE}
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str | int:
+        if not is_ref(value):
+            raise self.make_error("invalid")
+        known: str | int = value
+        return known
+
+
+def _ref(description: str) -> _Ref:
+    forms = [
+        {"type": "string", "maxLength": MAX_REF_LENGTH},
+        {"type": "integer", "minimum": -MAX_REF, "maximum": MAX_REF},
+    ]
+    return _Ref(metadata={"description": description, "anyOf": forms})
 
 
 def _type(name: str, required: bool = True) -> fields.String:
     return fields.String(required=required, validate=validate.Equal(name))
 
 
-def _ref(description: str) -> fields.Raw:
-    forms = [{"type": "string", "maxLength": 128}, {"type": "integer"}]
-    return fields.Raw(metadata={"description": description, "anyOf": forms})
+def _request_id(description: str) -> fields.UUID:
+    return fields.UUID(required=True, metadata={"description": description})
 
 
-def _request_id(description: str, **options: Any) -> fields.UUID:
-    return fields.UUID(metadata={"description": description}, **{"required": True, **options})
+def _known_id(description: str) -> fields.String:
+    """Make the field for an id that a client gives back; any text that is none never was one."""
+    rule = "Must be the id that an ack gave."
+    return fields.String(
+        required=True,
+        metadata={"description": description, "format": "uuid"},
+        error_messages=dict.fromkeys(("required", "null", "invalid"), rule),
+    )
 
 
 class SubmitFrameSchema(SubmitSchema):
@@ -28,36 +67,87 @@ class SubmitFrameSchema(SubmitSchema):
     ref = _ref("Your own name for it: it comes back in its `ack`, or in the `error` instead.")
 
 
-class CancelFrameSchema(AnswerSchema):
+class CommandFrameSchema(Schema):
+    """A frame that is no submit. A field that is not named here is refused."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": UNKNOWN_FIELD}
+
+
+class CancelFrameSchema(CommandFrameSchema):
     """Cancels a request; its end comes as an `error` with the code `CANCELLED`."""
 
     type = _type("cancel")
-    request_id = _request_id("The request to cancel.")
+    request_id = _known_id("The request to cancel.")
+    ref = _ref("Comes back in an `error` that this frame leads to.")
 
 
-class SubscribeFrameSchema(AnswerSchema):
+class SubscribeFrameSchema(CommandFrameSchema):
     """Follows a request token by token, whoever submitted it and by whichever way."""
 
     type = _type("subscribe")
-    request_id = _request_id("The request to follow.")
+    request_id = _known_id("The request to follow.")
     after = fields.Integer(
+        strict=True,
         allow_none=True,
         metadata={"description": "The `seq` of the last event that you have; from the start else."},
+        error_messages={"invalid": "Must be the seq of the last event that you have."},
     )
+    ref = _ref("Comes back in an `error` that this frame leads to.")
 
 
-class UnsubscribeFrameSchema(AnswerSchema):
+class UnsubscribeFrameSchema(CommandFrameSchema):
     """Follows a request no more. The request itself goes on."""
 
     type = _type("unsubscribe")
-    request_id = _request_id("The request to let go.")
+    request_id = _known_id("The request to let go.")
+    ref = _ref("Comes back in an `error` that this frame leads to.")
 
 
-class PingFrameSchema(AnswerSchema):
+class PingFrameSchema(CommandFrameSchema):
     """Asks whether the server is there."""
 
     type = _type("ping")
     ref = _ref("Comes back in the `pong`.")
+
+
+# Built once: a schema costs more to build than to load a frame with.
+_COMMANDS: dict[str, Schema] = {
+    "cancel": CancelFrameSchema(),
+    "subscribe": SubscribeFrameSchema(),
+    "unsubscribe": UnsubscribeFrameSchema(),
+    "ping": PingFrameSchema(),
+}
+CLIENT_TYPES = ("submit", *_COMMANDS)
+
+
+def read_command(frame: Json) -> Json:
+    """Return the fields of a frame whose ``type`` is known and no submit.
+
+    Raises InvalidRequest with the fields.
+    """
+    try:
+        fields_given: Json = _COMMANDS[frame["type"]].load(frame)
+    except ValidationError as error:
+        wrong = islice(error.messages_dict.items(), MAX_WRONG_FIELDS)
+        raise invalid({name[:100]: messages for name, messages in wrong}) from None
+    return fields_given
+
+
+def take_ref(submit: Json) -> Json:
+    """Take ``type`` and ``ref`` out of a submit, and return the latter where there is one.
+
+    What is left is a body as SubmitReader reads it. Raises InvalidRequest.
+    """
+    submit.pop("type", None)
+    if "ref" not in submit:
+        return {}
+    ref = submit.pop("ref")
+    if not is_ref(ref):
+        raise invalid({"ref": [REF_RULE]})
+    return {"ref": ref}
 
 
 class AckFrameSchema(AnswerSchema):

@@ -4,7 +4,7 @@ import os
 import re
 import time
 
-_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def new_id() -> str:
@@ -17,6 +17,6 @@ def new_id() -> str:
 
 def created_at(request_id: str) -> float | None:
     """Return when an id was made, in seconds since the epoch; None for what is no UUIDv7."""
-    if not _FORM.fullmatch(request_id):
+    if not FORM.fullmatch(request_id):
         return None
     return int(request_id[:8] + request_id[9:13], 16) / 1000

@@ -234,7 +234,7 @@ def _load(body: Json) -> Json:
     Field by field: Schema.load looks at each declared one, at twice the cost of all that is given.
     """
     given: Json = {}
-    wrong: Json = {} if "prompt" in body else {"prompt": ["Missing data for required field."]}
+    wrong: Json = {}
     for name, value in body.items():
         field = _FIELDS.get(name)
         try:
@@ -248,6 +248,8 @@ def _load(body: Json) -> Json:
         else:
             if loaded is not None:
                 given[name] = loaded
+    if "prompt" not in body:
+        wrong["prompt"] = ["Missing data for required field."]
     if wrong:
         raise invalid(wrong)
     return given

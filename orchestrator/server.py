@@ -48,6 +48,8 @@ POLL_S = 2.0
 """How long those who poll may come for theirs: they are told to come every second."""
 EXIT_RESERVE_S = 1.5
 """What of graceful_timeout is kept for the process to go."""
+GC_THRESHOLD = (10_000, 10, 1_000)
+"""How seldom garbage is looked for: see gc.set_threshold."""
 
 _NativeSocket = get_original("socket", "socket")
 
@@ -142,7 +144,7 @@ class Worker(GeventWorker):
         # Most of what a request allocates is kept for an hour. Looking for garbage after every 700
         # objects, the default, is a fifth of a request's cost, and looking through all that is
         # kept a pause of 300 ms at 100,000 requests (benchmarks/memory.py).
-        gc.set_threshold(10_000, 10, 1_000)
+        gc.set_threshold(*GC_THRESHOLD)
         tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
         servers = [self._serve(listener, tls) for listener in self.sockets]
         while self.alive:

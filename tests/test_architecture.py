@@ -31,7 +31,7 @@ FLOORS: dict[str, list[str]] = {
     "root": ["bootstrap"],
     "doors": [
         "body",
-        "web.connections web.json_io web.origins web.params web.playground web.ws_guard",
+        "web.connections web.dates web.json_io web.origins web.params web.playground web.ws_guard",
         "web.context web.errors web.sse",
         "web.handshake web.health web.rest",
         "web.ws",

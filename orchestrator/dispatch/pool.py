@@ -93,14 +93,14 @@ class Pool:
             return self._next()
 
     def _next(self) -> str:
-        """Pop the first of the highest priority, and every other time the most overdue one.
+        """Pop the first of the highest priority, and every other time the most overdue below it.
 
         By turns, so that neither an endless stream of high requests nor a backlog of overdue
         low ones takes all slots.
         """
         now = self._clock()
         waiting = [queue for queue in self._queues.values() if queue]
-        overdue = [queue for queue in waiting if now - queue.since >= PATIENCE_S]
+        overdue = [queue for queue in waiting[1:] if now - queue.since >= PATIENCE_S]
         self._impatient_turn = bool(overdue) and not self._impatient_turn
         queue = min(overdue, key=attrgetter("since")) if self._impatient_turn else waiting[0]
         return queue.pop()

@@ -4,7 +4,7 @@ from flask import Flask, Request
 from flask.sessions import SessionInterface
 
 from orchestrator import bootstrap, config
-from orchestrator.web import errors, health, origins, playground, rest, ws
+from orchestrator.web import dates, errors, health, origins, playground, rest, ws
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
 from orchestrator.web.docs import page as docs
@@ -43,6 +43,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         Connections(settings.max_connections * 3 // 4),
     )
     errors.register(app)
+    dates.register(app)
     origins.register(app, settings.cors_origins)
     app.register_blueprint(rest.bp, url_prefix=API)
     app.register_blueprint(ws.bp, url_prefix=API)

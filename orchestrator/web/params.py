@@ -83,7 +83,7 @@ def idempotency_key() -> str | None:
         return None
     if not _KEY.fullmatch(key):
         raise invalid({"Idempotency-Key": ["Must be 1 to 255 visible ASCII characters."]})
-    return f"{request.path} {key}"
+    return f"{request.path.rstrip('/')} {key}"
 
 
 def accepted(*forms: str) -> str:

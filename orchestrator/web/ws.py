@@ -14,19 +14,21 @@ from simple_websocket import Server
 
 from orchestrator import wire
 from orchestrator.errors import InvalidRequest, OrchestratorError, RateLimited
+from orchestrator.frames import CLIENT_TYPES, is_ref, read_command, take_ref
 from orchestrator.job import Status
 from orchestrator.schemas import invalid
 from orchestrator.service import BATCH, START
 from orchestrator.strict_json import Json, parse_object
 from orchestrator.web import handshake
+from orchestrator.web.connections import LOOK_S
 from orchestrator.web.context import Context, context
 from orchestrator.web.ws_guard import CLOSE_FAULT, CLOSE_GOING_AWAY, LINGER_S, OVER
 
 MAX_SEQ = 2**53
 MAX_IN_FLIGHT = 32
 """Requests that one socket follows at once."""
-LOOK_S = 5.0
-"""How often a follower looks whether its socket is still there."""
+MAX_FOLLOWERS = 2 * MAX_IN_FLIGHT
+"""Threads that one socket has at once, with those that have not noticed yet that they may end."""
 
 logger = logging.getLogger("orchestrator")
 
@@ -54,7 +56,7 @@ def serve(ws: Server) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Follower:
+class Follower:
     """One request that a socket follows; ``tokens`` says whether token by token.
 
     ``ref`` is what the client called the frame that asked for it.
@@ -67,6 +69,77 @@ class _Follower:
     dropped: bool = False
 
 
+class Followers:
+    """The followers of one socket, one a request: a new one takes the place of the one before.
+
+    They are added by one thread, and each takes itself out.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._following: dict[str, Follower] = {}
+        self._running: set[Follower] = set()
+
+    def __len__(self) -> int:
+        return len(self._following)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._following
+
+    def check_threads(self) -> None:
+        """Raise RateLimited where one thread more is too much.
+
+        One that was dropped counts until it has noticed, which takes LOOK_S.
+        """
+        if len(self._running) >= MAX_FOLLOWERS:
+            raise _too_many()
+
+    def check_room(self, request_id: str | None = None) -> None:
+        """Raise RateLimited where following one request more, or this one anew, is too much."""
+        with self._lock:
+            in_flight = len(self._following) - (request_id in self._following)
+        if in_flight >= MAX_IN_FLIGHT:
+            raise _too_many()
+        self.check_threads()
+
+    def add(self, follower: Follower) -> None:
+        """Let ``follower`` be the one of its request."""
+        with self._lock:
+            earlier = self._following.get(follower.request_id)
+            if earlier:
+                earlier.dropped = True
+            self._following[follower.request_id] = follower
+            self._running.add(follower)
+
+    def drop(self, request_id: str) -> None:
+        """Follow a request no more, where it is followed."""
+        with self._lock:
+            follower = self._following.pop(request_id, None)
+            if follower:
+                follower.dropped = True
+
+    def drop_all(self) -> None:
+        """Follow nothing more."""
+        with self._lock:
+            for follower in self._following.values():
+                follower.dropped = True
+            self._following.clear()
+
+    def end(self, follower: Follower) -> None:
+        """Forget a follower that has ended, and not one that has taken its place."""
+        with self._lock:
+            self._running.discard(follower)
+            if self._following.get(follower.request_id) is follower:
+                del self._following[follower.request_id]
+
+
+def _too_many() -> RateLimited:
+    return RateLimited(
+        f"This socket follows {MAX_IN_FLIGHT} requests already. Wait for one to end, "
+        "unsubscribe, or open another socket."
+    )
+
+
 class _Conversation:
     """The frames of one socket: commands in, and the events of what it follows out."""
 
@@ -75,10 +148,8 @@ class _Conversation:
         self._doors = doors
         self._service = doors.service
         self._sending = threading.Lock()
-        self._followers: dict[str, _Follower] = {}
-        self._relays: set[_Follower] = set()
+        self._followers = Followers()
         self._commands = {
-            "submit": self._submit,
             "cancel": self._cancel,
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
@@ -93,8 +164,7 @@ class _Conversation:
                 if data is not None:
                     self._answer(data)
         finally:
-            for follower in list(self._followers.values()):
-                follower.dropped = True
+            self._followers.drop_all()
 
     def is_busy(self) -> bool:
         """Whether an answer is still to be delivered."""
@@ -113,69 +183,53 @@ class _Conversation:
                 raise InvalidRequest("Binary frames are not understood. Send JSON as text.")
             frame = parse_object(data)
             about = _named(frame)
-            kind = frame.pop("type", "submit")
-            command = self._commands.get(kind) if isinstance(kind, str) else None
-            if command is None:
-                raise invalid({"type": [f"Must be one of: {', '.join(self._commands)}."]})
-            command(frame)
+            kind = frame.get("type", "submit")
+            if kind not in CLIENT_TYPES:
+                raise invalid({"type": [f"Must be one of: {', '.join(CLIENT_TYPES)}."]})
+            if kind == "submit":
+                self._submit(frame)
+            else:
+                self._commands[kind](read_command(frame))
         except OrchestratorError as error:
             self._send_error(error, about)
 
     def _submit(self, frame: Json) -> None:
-        ref = _ref(frame)
+        ref = take_ref(frame)
         request = self._doors.reader.read(frame)
-        self._check_room()
+        self._followers.check_room()
         submission = self._service.submit(request)
         ack = {"type": "ack", "request_id": submission.request_id, "status": Status.PROCESSING}
         self._send(ack | ref)
-        self._follow(_Follower(submission.request_id, START, request.stream, ref))
+        self._follow(Follower(submission.request_id, START, request.stream, ref))
 
     def _subscribe(self, frame: Json) -> None:
-        request_id = _request_id(frame)
-        after = frame.get("after")
-        if isinstance(after, bool) or not isinstance(after, (int, type(None))):
-            raise invalid({"after": ["Must be the seq of the last event that you have."]})
+        request_id, after = frame["request_id"], frame.get("after")
         after = START if after is None else max(START, min(after, MAX_SEQ))
         after = self._service.resume_point(request_id, after)
-        self._follow(_Follower(request_id, after, tokens=True, ref=_ref(frame)))
+        self._followers.check_room(request_id)
+        self._follow(Follower(request_id, after, tokens=True, ref=_ref(frame)))
 
     def _unsubscribe(self, frame: Json) -> None:
-        follower = self._followers.pop(_request_id(frame), None)
-        if follower:
-            follower.dropped = True
+        self._followers.drop(frame["request_id"])
 
     def _cancel(self, frame: Json) -> None:
-        request_id = _request_id(frame)
-        ref = _ref(frame)
+        request_id = frame["request_id"]
+        if request_id in self._followers:
+            self._service.cancel(request_id)
+            return
+        # It follows only what is about to end: that is no request more in flight.
+        self._followers.check_threads()
         self._service.cancel(request_id)
-        if request_id not in self._followers:
-            self._follow(_Follower(request_id, START, tokens=False, ref=ref))
+        self._follow(Follower(request_id, START, tokens=False, ref=_ref(frame)))
 
     def _ping(self, frame: Json) -> None:
         self._send({"type": "pong"} | _ref(frame))
 
-    def _check_room(self, request_id: str | None = None) -> None:
-        """Raise RateLimited where following one request more, or this one anew, is too much.
-
-        A follower that was dropped counts until it has noticed, which takes LOOK_S.
-        """
-        in_flight = len(self._followers) - (request_id in self._followers)
-        if in_flight >= MAX_IN_FLIGHT or len(self._relays) >= 2 * MAX_IN_FLIGHT:
-            raise RateLimited(
-                f"This socket follows {MAX_IN_FLIGHT} requests already. Wait for one to end, "
-                "unsubscribe, or open another socket."
-            )
-
-    def _follow(self, follower: _Follower) -> None:
-        self._check_room(follower.request_id)
-        earlier = self._followers.get(follower.request_id)
-        if earlier:
-            earlier.dropped = True
-        self._followers[follower.request_id] = follower
-        self._relays.add(follower)
+    def _follow(self, follower: Follower) -> None:
+        self._followers.add(follower)
         threading.Thread(target=self._relay, args=(follower,), daemon=True).start()
 
-    def _relay(self, follower: _Follower) -> None:
+    def _relay(self, follower: Follower) -> None:
         try:
             relay = self._relay_tokens if follower.tokens else self._relay_end
             relay(follower)
@@ -186,11 +240,9 @@ class _Conversation:
         except Exception:
             logger.exception("following request %s over a WebSocket broke", follower.request_id)
         finally:
-            self._relays.discard(follower)
-            if self._followers.get(follower.request_id) is follower:
-                del self._followers[follower.request_id]
+            self._followers.end(follower)
 
-    def _relay_tokens(self, follower: _Follower) -> None:
+    def _relay_tokens(self, follower: Follower) -> None:
         for page in self._service.follow(follower.request_id, follower.after, LOOK_S):
             for seq, event in page.events:
                 if self._is_over(follower):
@@ -206,17 +258,17 @@ class _Conversation:
             if page.complete and not page.events:
                 self._tell(follower, wire.ws_end(page.job))
 
-    def _relay_end(self, follower: _Follower) -> None:
+    def _relay_end(self, follower: Follower) -> None:
         while not self._is_over(follower):
             job = self._service.wait(follower.request_id, LOOK_S)
             if job.status.is_terminal:
                 self._tell(follower, wire.ws_end(job))
                 return
 
-    def _tell(self, follower: _Follower, frame: Json) -> None:
+    def _tell(self, follower: Follower, frame: Json) -> None:
         self._send(frame | follower.ref if frame["type"] == "error" else frame)
 
-    def _is_over(self, follower: _Follower) -> bool:
+    def _is_over(self, follower: Follower) -> bool:
         return follower.dropped or not self._ws.connected
 
     def _send_error(self, error: OrchestratorError, about: Json) -> None:
@@ -232,31 +284,12 @@ class _Conversation:
             self._ws.send(text)
 
 
-def _request_id(frame: Json) -> str:
-    request_id = frame.get("request_id")
-    if not isinstance(request_id, str):
-        raise invalid({"request_id": ["Must be the id that an ack gave."]})
-    return request_id
-
-
 def _named(frame: Json) -> Json:
     """Return what of a frame its answer repeats, so that the client knows which one is meant."""
-    request_id, ref = frame.get("request_id"), frame.get("ref")
+    request_id = frame.get("request_id")
     named = {"request_id": request_id} if isinstance(request_id, str) else {}
-    return named | ({"ref": ref} if _is_ref(ref) else {})
+    return named | (_ref(frame) if is_ref(frame.get("ref")) else {})
 
 
 def _ref(frame: Json) -> Json:
-    """Take the client's own ``ref`` out of a frame. Raises InvalidRequest."""
-    if "ref" not in frame:
-        return {}
-    ref = frame.pop("ref")
-    if not _is_ref(ref):
-        raise invalid({"ref": ["Must be a string of at most 128 characters, or a number."]})
-    return {"ref": ref}
-
-
-def _is_ref(ref: object) -> bool:
-    if isinstance(ref, str):
-        return len(ref) <= 128
-    return isinstance(ref, int) and abs(ref) < 2**53
+    return {"ref": frame["ref"]} if "ref" in frame else {}

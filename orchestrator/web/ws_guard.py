@@ -22,6 +22,7 @@ SEND_S = 5.0
 """How long a send may take where the server has set its sockets no timeout of its own."""
 PING_S = 20.0
 CLOSE_GOING_AWAY = 1001
+CLOSE_PROTOCOL = 1002
 CLOSE_POLICY = 1008
 CLOSE_TOO_BIG = 1009
 CLOSE_FAULT = 1011
@@ -123,6 +124,12 @@ class Reader(threading.Thread):
     def run(self) -> None:
         try:
             super().run()
+        except (TypeError, ValueError):
+            # What simple-websocket stumbles over is no protocol: pieces of text and of bytes in
+            # one message, or half a character.
+            with contextlib.suppress(*OVER):
+                self._ws.close(CLOSE_PROTOCOL, "This is not WebSocket as it should be.")
+            self._ws.sock.close()
         finally:
             # However reading ended: who waits for a message must not wait for ever.
             self._ws.connected = False

@@ -84,7 +84,7 @@ def test_every_example_of_a_body_is_accepted(call: Caller) -> None:
 @pytest.mark.parametrize(
     ("status", "options"),
     [
-        (400, {"data": "{", "headers": {"Content-Type": "application/json"}}),
+        (400, {"data": "[]", "headers": {"Content-Type": "application/json"}}),
         (400, {"json": {"prompt": " "}}),
         (400, {"json": {"prompt": "x", "promt": "y"}}),
         (400, {"json": {"prompt": "x"}, "params": {"wait": "61"}}),
@@ -110,9 +110,11 @@ def test_a_request_that_ended_well_is_answered_as_described(call: Caller) -> Non
         applied = call(name, 200, request_id=request_id, headers={"Prefer": "wait=1"})
         assert applied.headers["Preference-Applied"] == "wait=1"
         call(name, 400, request_id=request_id, params={"wait": "-1"})
+        call(name, 400, request_id=request_id, headers={"Prefer": "wait=soon"})
     call("streamEvents", 204, request_id=request_id, params={"after": "99"})
     call("streamEvents", 406, request_id=request_id, headers={"Accept": "application/json"})
-    call("listEvents", 400, request_id=request_id, params={"limit": "0"})
+    for wrong in ({"after": "-2"}, {"limit": "0"}, {"limit": "1001"}):
+        call("listEvents", 400, request_id=request_id, params=wrong)
     call("deleteRequest", 204, request_id=request_id)
 
 
@@ -131,12 +133,17 @@ def test_lists_and_sessions_are_answered_as_described(call: Caller) -> None:
     for prompt in ("one", "two"):
         ended(call.server, submit(call.server, prompt, session_id=session_id, system="Be short."))
     page = call("listRequests", 200, params={"session_id": session_id, "limit": "1"}).json()
-    cursor = {"session_id": session_id, "cursor": page["next_cursor"]}
-    assert call("listRequests", 200, params=cursor).json()["data"]
-    for wrong in ({"status": "x"}, {"session_id": "a b"}, {"limit": "101"}, {"cursor": "?"}):
-        call("listRequests", 400, params=wrong)
-    call("listSessions", 200, params={"limit": "1"})
-    call("listSessions", 400, params={"cursor": "a b"})
+    following = {"session_id": session_id, "cursor": page["next_cursor"]}
+    assert call("listRequests", 200, params=following).json()["data"]
+    for broken in ({"status": "x"}, {"session_id": "a b"}, {"limit": "101"}, {"cursor": "?"}):
+        call("listRequests", 400, params=broken)
+    call("submit", 200, json={"prompt": "x"})
+    cursor = call("listSessions", 200, params={"limit": "1"}).json()["next_cursor"]
+    rule = call.described.document["components"]["parameters"]["SessionCursor"]["schema"]
+    assert not call.described.faults(rule, cursor)
+    assert call("listSessions", 200, params={"cursor": cursor}).json()["data"]
+    for wrong in ("a b", "one", "-1", "9" * 20):
+        call("listSessions", 400, params={"cursor": wrong})
     assert len(call("getSession", 200, session_id=session_id).json()["messages"]) == 5
     call("deleteSession", 204, session_id=session_id)
     call("getSession", 404, session_id=session_id)

@@ -621,3 +621,16 @@ def test_requests_that_follow_each_other_at_once_are_answered_in_order(server: S
             reader.read(length)
         reader.close()
     assert codes == [200, 200, 404, 200]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/app.js", "/api/v1/openapi.json"])
+@pytest.mark.parametrize("header", ["If-Modified-Since", "If-Unmodified-Since", "If-Range"])
+def test_a_date_out_of_all_range_is_ignored(server: Served, path: str, header: str) -> None:
+    date = "Mon, 23 Nov 99999999999999999999 18:51:56 GMT"
+    answer = requests.get(f"{server.url}{path}", headers={header: date}, timeout=10)
+    assert answer.status_code == 200
+
+
+def test_a_misspelt_field_is_named_before_the_one_that_is_missing(server: Served) -> None:
+    refusal = post(server, "/infer", {"promt": "hello"})
+    assert refusal.json()["error"]["message"].startswith("promt: There is no such field.")

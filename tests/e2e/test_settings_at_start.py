@@ -94,9 +94,27 @@ def test_a_taken_port_and_a_strange_host_are_told_apart() -> None:
         assert said.startswith("Nothing can listen on ORCHESTRATOR_HOST=192.0.2.1")
 
 
+def test_a_callable_is_found_in_the_folder_that_the_server_is_started_in(tmp_path: Path) -> None:
+    (tmp_path / "answers.py").write_text("def answer(prompt):\n    yield prompt.upper()\n")
+
+    async def main(port: int) -> None:
+        request_id = await submit(port, "hello")
+        answer = await request(port, "GET", f"/api/v1/result/{request_id}?wait=10")
+        assert answer.json["result"] == "HELLO"
+
+    command = [*SERVE, "serve"]
+    settings = {"ORCHESTRATOR_BACKEND": "answers:answer"}
+    with running(command, tmp_path / "log", folder=tmp_path, **settings) as server:
+        load_client.run(main(server.port))
+
+
 @contextmanager
 def running(
-    command: list[str], log: Path, limit: tuple[int, int] | None = None, **environ: str
+    command: list[str],
+    log: Path,
+    limit: tuple[int, int] | None = None,
+    folder: Path = ROOT,
+    **environ: str,
 ) -> Iterator[Served]:
     """Run a command that serves, with a limit on open files, while inside."""
     host = "[::1]" if environ.get("ORCHESTRATOR_HOST") == "::1" else "127.0.0.1"
@@ -109,7 +127,7 @@ def running(
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env=environment(**environ),
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import websocket
 
+from orchestrator.web.connections import LOOK_S
 from tests.e2e.client import (
     LONG,
     Json,
@@ -206,6 +207,37 @@ def test_what_another_client_submitted_can_be_cancelled(slow: Served) -> None:
         assert socket.receive()["code"] == "CANCELLED"
 
 
+def test_a_socket_with_all_its_requests_in_flight_may_cancel_one_of_another_client() -> None:
+    with (
+        serve(ORCHESTRATOR_ECHO_DELAY_S="60", ORCHESTRATOR_CONCURRENCY="64") as silent,
+        connected(silent) as socket,
+    ):
+        own = {socket.submit(on_busy="parallel", session_id="own") for _ in range(32)}
+        foreign = {submit(silent) for _ in range(8)}
+        for request_id in foreign:
+            until(lambda: status(silent, request_id)["started_at"])  # noqa: B023
+            socket.send({"type": "cancel", "request_id": request_id, "ref": request_id})
+        ends = [socket.receive() for _ in foreign]
+        assert {frame["code"] for frame in ends} == {"CANCELLED"}
+        assert {frame["request_id"] for frame in ends} == foreign
+        assert all(frame["ref"] == frame["request_id"] for frame in ends)
+        assert {status(silent, request_id)["status"] for request_id in own} == {"processing"}
+        socket.send({"prompt": "one too many"})
+        assert socket.receive()["code"] == "RATE_LIMITED"
+
+
+def test_what_there_is_no_room_to_follow_is_not_cancelled_either() -> None:
+    with serve(ORCHESTRATOR_ECHO_DELAY_S="60") as silent, connected(silent) as socket:
+        followed, foreign = socket.submit(), submit(silent)
+        for _ in range(70):
+            socket.send({"type": "subscribe", "request_id": followed})
+        socket.send({"type": "cancel", "request_id": foreign, "ref": "no room"})
+        socket.send({"type": "ping"})
+        *refusals, _ = socket.until("pong")
+        assert (refusals[-1]["code"], refusals[-1]["ref"]) == ("RATE_LIMITED", "no room")
+        assert status(silent, foreign)["cancel_requested_at"] is None
+
+
 def test_cancelling_what_has_ended_answers_with_its_end(server: Served) -> None:
     request_id = submit(server, "one")
     ended(server, request_id)
@@ -301,6 +333,13 @@ def test_subscribing_again_and_again_piles_nothing_up() -> None:
         *refusals, _ = socket.until("pong")
         assert {frame["code"] for frame in refusals} == {"RATE_LIMITED"}
         assert len(refusals) > 100
+
+        def refused() -> bool:
+            socket.send({"type": "subscribe", "request_id": request_id})
+            socket.send({"type": "ping"})
+            return len(socket.until("pong")) > 1
+
+        until(lambda: not refused(), timeout=LOOK_S * BUSY)
 
 
 # Pings and ends

@@ -212,6 +212,8 @@ def test_sockets_past_the_limit_are_refused_as_http() -> None:
         '{"prompt": "x", "ref": {}}',
         '{"prompt": "x", "ref": 1.5}',
         '{"prompt": "x", "ref": null}',
+        '{"prompt": "x", "ref": true}',
+        '{"prompt": "x", "ref": 9007199254740992}',
         '{"prompt": "x", "after": 1}',
         '{"type": "shout", "prompt": "x"}',
         '{"type": null, "prompt": "x"}',
@@ -227,6 +229,8 @@ def test_sockets_past_the_limit_are_refused_as_http() -> None:
         '{"type": "subscribe", "request_id": "x", "after": true}',
         '{"type": "unsubscribe"}',
         '{"type": "ping", "ref": []}',
+        '{"type": "ping", "ref": false}',
+        '{"type": "ping", "ref": 1.5}',
     ],
     ids=lambda text: text[:40],
 )
@@ -249,6 +253,19 @@ def test_an_error_names_the_field_and_the_frame_that_it_is_about(server: Served)
         assert list(error["fields"]) == ["colour"]
         assert error["ref"] == 3
         assert "request_id" not in error
+
+
+@pytest.mark.parametrize("kind", ["submit", "cancel", "subscribe", "unsubscribe", "ping"])
+def test_a_field_that_there_is_not_is_refused_by_name(server: Served, kind: str) -> None:
+    needed = {"submit": {"prompt": "x"}, "ping": {}}.get(kind, {"request_id": str(uuid.uuid4())})
+    with connected(server) as socket:
+        socket.send({"type": kind, "colour": "red", "ref": kind} | needed)
+        error = socket.receive()
+        assert (error["type"], error["code"]) == ("error", "INVALID_REQUEST")
+        assert list(error["fields"]) == ["colour"]
+        assert error["ref"] == kind
+        assert error.get("request_id") == needed.get("request_id")
+        assert socket.lives()
 
 
 @pytest.mark.parametrize("kind", ["cancel", "subscribe"])

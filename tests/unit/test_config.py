@@ -45,6 +45,15 @@ def test_blanks_around_a_value_do_not_count() -> None:
     assert load({"PORT": " 9000\n"}).port == 9000
 
 
+def test_a_misspelt_variable_is_refused_with_the_one_that_is_meant() -> None:
+    assert "ORCHESTRATOR_BACKEND" in refusal({"ORCHESTRATOR_BAKCEND": "openai"})
+
+
+def test_what_a_platform_sets_for_a_service_of_this_name_is_ignored() -> None:
+    names = ("SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR")
+    assert load({f"ORCHESTRATOR_{name}": "tcp://10.0.0.1:8080" for name in names}) == Settings()
+
+
 def test_a_variable_of_someone_else_is_ignored() -> None:
     assert load({"ORCHESTRATOR_NO_SUCH_THING": "1", "PATH": "/bin"}) == Settings()
 

@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from flask import Flask
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from orchestrator import config, frames
-from orchestrator.errors import InvalidRequest, OrchestratorError, RunError
+from orchestrator.errors import InvalidRequest, OrchestratorError, PipelineUnavailable, RunError
 from orchestrator.schemas import SubmitReader
 from orchestrator.web import create_app
+from orchestrator.web.context import EXTENSION, Context
 from orchestrator.web.errors import STATUS
 from orchestrator.web.openapi import samples
 from orchestrator.web.openapi.document import PATHS, SCHEMAS
@@ -202,8 +203,28 @@ def test_every_code_of_an_error_is_explained() -> None:
 
 
 def test_every_cause_of_a_failure_is_explained() -> None:
-    causes = {error.code for error in subclasses(RunError)} | {OrchestratorError.code}
+    causes = {error.code for error in subclasses(RunError)}
+    # A fault of the server, and memory that is full of what runs.
+    causes |= {OrchestratorError.code, PipelineUnavailable.code}
     assert {row.strip("`") for row in CAUSES} == causes
+
+
+def test_what_is_said_of_faults_and_stops_is_what_is_shown() -> None:
+    app = create_app(config.load({}))
+
+    @app.get("/broken")
+    def broken() -> NoReturn:
+        raise ZeroDivisionError
+
+    client = app.test_client()
+    context: Context = app.extensions[EXTENSION]
+    answers = {"internal": client.get("/broken")}
+    context.service.drain(timeout=0)
+    answers["restarting"] = client.post("/api/v1/infer", json={"prompt": "x"})
+    answers["not_ready"] = client.get("/health/ready")
+    for name, answer in answers.items():
+        assert answer.status_code == FAULTS[name].status
+        assert answer.json == FAULTS[name].envelope()
 
 
 def test_every_kind_of_frame_has_its_example() -> None:

@@ -147,6 +147,16 @@ def test_an_endless_stream_of_high_requests_keeps_no_other_waiting_for_long(
     steps.let_all_go()
 
 
+def test_an_old_backlog_of_high_requests_keeps_no_other_waiting_for_longer(steps: Steps) -> None:
+    bench = blocked(steps)
+    for number in range(60):
+        bench.submit(f"old {number}", priority=Priority.HIGH)
+    bench.submit("patient", priority=Priority.LOW)
+    begun = served_in_turn(bench, steps, seconds=40)
+    assert 15 <= begun.index("patient") <= AGEING_S
+    steps.let_all_go()
+
+
 def test_overdue_requests_and_high_ones_take_turns(steps: Steps) -> None:
     bench = blocked(steps)
     for number in range(20):

@@ -18,9 +18,10 @@ from orchestrator.errors import (
     SessionBusy,
     UnsupportedMediaType,
 )
-from orchestrator.schemas import SESSION_ID_RULE, invalid
+from orchestrator.schemas import SESSION_ID_RULE, UNKNOWN_FIELD, invalid
 from orchestrator.strict_json import Json
 from orchestrator.web.errors import STATUS
+from orchestrator.web.json_io import TOO_LARGE
 from orchestrator.web.openapi.samples import FAILED_JOB, REQUEST_ID, SESSION_ID
 
 
@@ -52,12 +53,10 @@ def _invalid(reason: str, name: str, message: str) -> Fault:
 
 
 _ID = {"request_id": REQUEST_ID}
-_NO_FIELD = "There is no such field. See the API's documentation at /docs."
-_AGAIN = "Submit the prompt again."
 
 FAULTS: dict[str, Fault] = {
     "blank_prompt": _invalid("A field breaks its rule.", "prompt", "Must not be blank."),
-    "unknown_field": _invalid("A field has a name that there isn't.", "promt", _NO_FIELD),
+    "unknown_field": _invalid("A field has a name that there isn't.", "promt", UNKNOWN_FIELD),
     "not_an_object": _of(
         "The body is not JSON, or no object of it.",
         InvalidRequest(
@@ -65,18 +64,26 @@ FAULTS: dict[str, Fault] = {
         ),
     ),
     "bad_wait": _invalid("`wait` is out of its bounds.", "wait", "Must be a number from 0 to 60."),
+    "bad_prefer": _invalid(
+        "`Prefer` has a `wait` that is no whole number.",
+        "Prefer",
+        "wait must be whole seconds, as in: wait=30",
+    ),
     "bad_key": _invalid(
         "The Idempotency-Key is too long, or not plain ASCII.",
         "Idempotency-Key",
         "Must be 1 to 255 visible ASCII characters.",
     ),
     "bad_after": _invalid(
-        "`after`, `limit` or `wait` is out of its bounds.",
+        "`after` is out of its bounds.",
         "after",
         "Must be a whole number from -1 to 1000000000000.",
     ),
     "bad_limit": _invalid(
         "`limit` is out of its bounds.", "limit", "Must be a whole number from 1 to 100."
+    ),
+    "bad_event_limit": _invalid(
+        "`limit` is out of its bounds.", "limit", "Must be a whole number from 1 to 1000."
     ),
     "bad_status": _invalid(
         "There is no such status.",
@@ -104,7 +111,7 @@ FAULTS: dict[str, Fault] = {
         "There was, but it is no longer kept.",
         ResultExpired(
             f"Request {REQUEST_ID} is no longer kept: results are kept for 3600 seconds after "
-            f"their end, less when memory is short. {_AGAIN}"
+            "their end, less when memory is short. Submit the prompt again."
         ),
     ),
     "no_session": _of(
@@ -154,7 +161,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "too_large": _of(
         "The body has more than 1 MiB.",
-        PayloadTooLarge("The body is larger than 1 MiB. Send a shorter prompt."),
+        PayloadTooLarge(TOO_LARGE),
     ),
     "no_json": _of(
         "The Content-Type is not JSON.",

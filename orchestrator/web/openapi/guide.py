@@ -29,6 +29,7 @@ CAUSES = {
     "`UPSTREAM_TRUNCATED`": "The answer broke off before its end.",
     "`DEADLINE_EXCEEDED`": "The request's own time limit ran out, in the `queue` or in the `run`.",
     "`SHUTDOWN`": "The server stopped before the request could end.",
+    "`PIPELINE_UNAVAILABLE`": "The server's memory was full while the answer grew.",
     "`INTERNAL`": "The server has a fault.",
 }
 

@@ -1,11 +1,10 @@
 """What the operations of the API share in its documentation: parameters and headers."""
 
+from orchestrator.ids import FORM
 from orchestrator.job import Status
 from orchestrator.schemas import MAX_WAIT_S, SESSION_ID_PATTERN
 from orchestrator.strict_json import Json
 from orchestrator.web.openapi.samples import REQUEST_ID, SESSION_ID
-
-_UUID7 = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 
 
 def _query(name: str, description: str, schema: Json) -> Json:
@@ -94,12 +93,12 @@ PARAMETERS: dict[str, Json] = {
     "RequestCursor": _query(
         "cursor",
         "The `next_cursor` of the page before.",
-        {"type": "string", "pattern": _UUID7, "examples": [REQUEST_ID]},
+        {"type": "string", "pattern": f"^{FORM.pattern}$", "examples": [REQUEST_ID]},
     ),
     "SessionCursor": _query(
         "cursor",
-        "The `next_cursor` of the page before.",
-        {"type": "string", "pattern": SESSION_ID_PATTERN, "examples": [SESSION_ID]},
+        "The `next_cursor` of the page before: digits, with no meaning of their own.",
+        {"type": "string", "pattern": r"^\d{1,19}$", "examples": ["8"]},
     ),
     "Status": _query(
         "status", "Only requests that stand there.", {"type": "string", "enum": list(Status)}

@@ -43,6 +43,7 @@ _infer = operation(
         "unknown_field",
         "not_an_object",
         "bad_wait",
+        "bad_prefer",
         "bad_key",
         "expired",
         "not_acceptable",
@@ -93,7 +94,7 @@ _status = operation(
         },
         ("Preference-Applied",),
     ),
-    faults("bad_wait", "no_request", "expired"),
+    faults("bad_wait", "bad_prefer", "no_request", "expired"),
     parameters=("RequestId", *_WAITING),
 )
 
@@ -117,7 +118,7 @@ _result = operation(
         {"Processing": samples.PROCESSING, "Pending": samples.PENDING},
         ("Retry-After", "Preference-Applied"),
     ),
-    faults("bad_wait", "no_request", "expired", "cancelled", "failed"),
+    faults("bad_wait", "bad_prefer", "no_request", "expired", "cancelled", "failed"),
     parameters=("RequestId", *_WAITING),
 )
 
@@ -141,7 +142,7 @@ _cancel = operation(
         {"Being stopped": samples.PROCESSING},
         ("Preference-Applied",),
     ),
-    faults("bad_wait", "no_request", "expired"),
+    faults("bad_wait", "bad_prefer", "no_request", "expired"),
     parameters=("RequestId", *_WAITING),
 )
 

@@ -64,7 +64,7 @@ _events = operation(
         },
         ("Preference-Applied",),
     ),
-    faults("bad_after", "no_request", "expired"),
+    faults("bad_after", "bad_event_limit", "bad_wait", "bad_prefer", "no_request", "expired"),
     parameters=("RequestId", "AfterSeq", "EventLimit", "Wait", "Prefer"),
 )
 
