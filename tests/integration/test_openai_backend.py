@@ -220,6 +220,8 @@ class TestConnections:
     ) -> None:
         for _ in range(5):
             assert ask(backend, "fault:closing often").pieces == TOKENS
+            (kept,) = backend._upstream._idle
+            eventually(lambda kept=kept: not kept.is_fresh())
 
         assert len(set(upstream.seen("fault:closing often")["connections"])) == 5
 
