@@ -75,16 +75,17 @@ def _check_address(settings: config.Settings) -> None:
 
 def greeting(settings: config.Settings) -> str:
     """Return what the start prints: where, which model, a first request, how to attach a model."""
-    echo = " (it repeats your prompt; it is no language model)"
+    is_echo = settings.backend == "echo" and not settings.routes
+    echo = " (it repeats your prompt; it is no language model)" if is_echo else ""
     lines = [
         f"Orchestrator {__version__} at {settings.address}",
-        f"Model: {settings.model_name}{echo if settings.backend == 'echo' else ''}",
+        f"Model: {settings.model_name}{echo}",
         "",
         "Try:",
         f"  curl -N {settings.address}/api/v1/infer -H 'Content-Type: application/json' "
         "-H 'Accept: text/event-stream' -d '{\"prompt\": \"Hello\"}'",
     ]
-    if settings.backend == "echo":
+    if is_echo:
         lines += [
             "",
             "Attach a model:",

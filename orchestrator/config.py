@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ConfigError
+from orchestrator.routes_file import RoutesFile, read
 
 Parser = Callable[[str], Any]
 
@@ -67,6 +68,11 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _routes(text: str) -> RoutesFile:
+    """a TOML file as docs/routing.md describes it"""
+    return read(text)
+
+
 def setting(variable: str, default: Any, parse: Parser, meaning: str, secret: bool = False) -> Any:
     """Declare a setting: the variable it comes from, its rule and its meaning."""
     return field(
@@ -111,6 +117,13 @@ class Settings:
     )
     openai_api_key: str | None = setting(
         "OPENAI_API_KEY", None, _text, "Sent to that server as a bearer token.", secret=True
+    )
+    routes: RoutesFile | None = setting(
+        "ORCHESTRATOR_CONFIG",
+        None,
+        _routes,
+        "A TOML file with several backends and models, instead of one backend from the "
+        "environment: see [routing](routing.md).",
     )
     echo_delay_s: float = setting(
         "ORCHESTRATOR_ECHO_DELAY_S",
@@ -197,7 +210,9 @@ class Settings:
 
     @property
     def model_name(self) -> str:
-        """What clients call the model: echo is never taken for one."""
+        """What clients call the default model: echo is never taken for one."""
+        if self.routes:
+            return next(iter(self.routes.models))
         return self.backend if self.backend == "echo" else self.model or self.backend
 
     @property
@@ -226,6 +241,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError:
             shown = text if item.repr else "its value"
             raise ConfigError(f"{variable}: {shown!r} is not {parse.__doc__}.") from None
+    if routes := values.get("routes"):
+        values["routes"] = routes.with_keys(environ)
     settings = Settings(**values)
     _check(settings)
     return settings
@@ -238,7 +255,7 @@ def _check(settings: Settings) -> None:
             "processes share no memory. Set WEB_CONCURRENCY=1; one process serves thousands of "
             "streams."
         )
-    if settings.backend == "openai" and not settings.model:
+    if settings.backend == "openai" and not settings.model and not settings.routes:
         raise ConfigError(
             "ORCHESTRATOR_MODEL is not set. The openai backend needs the name of a model that "
             f"{settings.openai_base_url} serves."

@@ -42,7 +42,7 @@ def submitted(store: MemoryStore, **fields: Any) -> Job:
 def ran(store: MemoryStore, backend: Backend, **fields: Any) -> Job:
     """Run a request with ``backend`` and return it as it ended."""
     job = submitted(store, **fields)
-    Runner(store, backend).run(job.id)
+    Runner(store, lambda _: backend).run(job.id)
     return store.get(job.id)
 
 
@@ -56,7 +56,7 @@ class Run:
     def __init__(self, store: MemoryStore, backend: Backend, clock: Clock | None = None) -> None:
         self.store = store
         self.clock = clock or Clock()
-        self.runner = Runner(store, backend, self.clock)
+        self.runner = Runner(store, lambda _: backend, self.clock)
         self.job = submitted(store, timeout_s=60)
         self.ready: Any = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -278,7 +278,7 @@ def test_the_first_stop_decides(store: MemoryStore) -> None:
 
 def test_all_that_runs_is_stopped_for_a_shutdown(store: MemoryStore) -> None:
     backend = Hangs("half")
-    runner = Runner(store, backend)
+    runner = Runner(store, lambda _: backend)
     jobs = [submitted(store) for _ in range(5)]
     threads = [threading.Thread(target=runner.run, args=(job.id,), daemon=True) for job in jobs]
     for thread in threads:
@@ -292,7 +292,7 @@ def test_all_that_runs_is_stopped_for_a_shutdown(store: MemoryStore) -> None:
 
 
 def test_a_stop_of_what_does_not_run_here_is_ignored(store: MemoryStore) -> None:
-    runner = Runner(store, Says())
+    runner = Runner(store, lambda _: Says())
     job = submitted(store)
     runner.stop(job.id)
     runner.stop("unknown")
@@ -306,7 +306,7 @@ def test_a_stop_of_what_does_not_run_here_is_ignored(store: MemoryStore) -> None
 
 def test_what_cannot_be_claimed_is_not_run(store: MemoryStore) -> None:
     backend = Says()
-    runner = Runner(store, backend)
+    runner = Runner(store, lambda _: backend)
     job = submitted(store)
     store.cancel(job.id)
     assert runner.run(job.id) == ()
@@ -316,7 +316,7 @@ def test_what_cannot_be_claimed_is_not_run(store: MemoryStore) -> None:
 
 def test_a_run_tells_whose_turn_it_is_then(store: MemoryStore) -> None:
     first, second = (submitted(store, session_id="chat") for _ in range(2))
-    runner = Runner(store, Says())
+    runner = Runner(store, lambda _: Says())
     assert [job.id for job in runner.run(first.id)] == [second.id]
     assert list(runner.run(second.id)) == []
 
@@ -326,7 +326,7 @@ def test_a_run_tells_whose_turn_it_is_then(store: MemoryStore) -> None:
 )
 def test_the_turn_passes_on_however_a_run_ends(store: MemoryStore, backend: Backend) -> None:
     first, second = (submitted(store, session_id="chat") for _ in range(2))
-    assert [job.id for job in Runner(store, backend).run(first.id)] == [second.id]
+    assert [job.id for job in Runner(store, lambda _: backend).run(first.id)] == [second.id]
 
 
 def test_a_request_given_twice_runs_once_and_can_still_be_stopped(store: MemoryStore) -> None:
