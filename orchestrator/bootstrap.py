@@ -1,11 +1,12 @@
 """The composition root: settings in, a service out. Only here are concrete classes named."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.backends.base import Backend
 from orchestrator.backends.echo import EchoBackend
 from orchestrator.backends.openai import OpenAIBackend
+from orchestrator.backends.probe import list_models as models_of
 from orchestrator.backends.python import PythonBackend
 from orchestrator.config import Settings
 from orchestrator.dispatch.pool import Pool
@@ -41,7 +42,7 @@ class Order:
 
 def _openai(order: Order) -> Backend:
     return OpenAIBackend(
-        order.table.base_url or "https://api.openai.com/v1",
+        order.table.base_url or "",
         order.model,
         order.table.api_key,
         connect_timeout_s=order.timeouts.connect_timeout_s,
@@ -64,6 +65,17 @@ MAKERS: dict[str, Callable[[Order], Backend]] = {
     "python": _python,
     "echo": _echo,
 }
+
+
+def list_models(table: BackendTable) -> Sequence[str] | None:
+    """Return the models that a backend names; None for one that runs here.
+
+    Raises UpstreamError where it doesn't answer.
+    """
+    if table.kind != "openai":
+        return None
+    key = {"Authorization": f"Bearer {table.api_key}"} if table.api_key else {}
+    return models_of(table.base_url or "", key)
 
 
 def routes_file(settings: Settings) -> RoutesFile:

@@ -10,6 +10,7 @@ from pathlib import Path
 from gunicorn.app.wsgiapp import WSGIApplication
 
 from orchestrator import __version__, config
+from orchestrator.check import Check
 from orchestrator.errors import ConfigError
 
 
@@ -29,15 +30,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve the API; settings come from the environment")
     commands.add_parser("settings", help="list the settings as a Markdown table")
-    command = parser.parse_args(arguments).command
+    check = commands.add_parser(
+        "check-config", help="say what the configuration means, and whether its backends answer"
+    )
+    check.add_argument("--file", help="a TOML file, in place of the one ORCHESTRATOR_CONFIG names")
+    options = parser.parse_args(arguments)
+    command = options.command
     if command == "settings":
         sys.stdout.write(config.table())
         return 0
     try:
+        if command == "check-config":
+            return _check_config(config.load(routes=options.file))
         return _serve(config.load())
     except ConfigError as error:
         sys.stderr.write(f"orchestrator: {error}\n")
         return 1
+
+
+def _check_config(settings: config.Settings) -> int:
+    check = Check(settings)
+    sys.stdout.write("\n".join(check.lines) + "\n")
+    return 0 if check.ok else 1
 
 
 def _serve(settings: config.Settings) -> int:

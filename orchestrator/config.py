@@ -227,9 +227,14 @@ class Settings:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from ``environ`` (the process's own by default). Raises ConfigError."""
+def load(environ: Mapping[str, str] | None = None, routes: str | None = None) -> Settings:
+    """Read the settings from ``environ`` (the process's own by default). Raises ConfigError.
+
+    ``routes`` is a file to read in place of the one that ORCHESTRATOR_CONFIG names.
+    """
     environ = os.environ if environ is None else environ
+    if routes:
+        environ = {**environ, "ORCHESTRATOR_CONFIG": routes}
     values = {}
     for item in fields(Settings):
         variable, parse = item.metadata["variable"], item.metadata["parse"]
@@ -241,8 +246,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError:
             shown = text if item.repr else "its value"
             raise ConfigError(f"{variable}: {shown!r} is not {parse.__doc__}.") from None
-    if routes := values.get("routes"):
-        values["routes"] = routes.with_keys(environ)
+    if "routes" in values:
+        values["routes"] = values["routes"].with_keys(environ)
     settings = Settings(**values)
     _check(settings)
     return settings

@@ -79,15 +79,19 @@ class RoutesFile:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a kind of backend needs, and what else it knows."""
+    """What a kind of backend needs, and what else it knows.
+
+    ``base_url`` is where it is when its table doesn't say.
+    """
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     names_models: bool = True
+    base_url: str | None = None
 
 
 KINDS: dict[str, Kind] = {
-    "openai": Kind(optional=("base_url", "api_key_env")),
+    "openai": Kind(optional=("base_url", "api_key_env"), base_url="https://api.openai.com/v1"),
     "python": Kind(required=("callable",), names_models=False),
     "echo": Kind(optional=("delay_s",), names_models=False),
 }
@@ -208,9 +212,8 @@ def _backend(name: str, table: Mapping[str, Any]) -> BackendTable:
     for key in kind.required:
         if key not in table:
             raise ConfigError(f"{where}: kind {table['kind']!r} needs the key {key!r}.")
-    if "base_url" in table:
-        table = {**table, "base_url": table["base_url"].rstrip("/")}
-    return BackendTable(name=name, **table)
+    base_url = table.get("base_url", kind.base_url)
+    return BackendTable(name=name, **{**table, "base_url": base_url and base_url.rstrip("/")})
 
 
 def _model(name: str, table: Mapping[str, Any], backends: Mapping[str, BackendTable]) -> ModelTable:

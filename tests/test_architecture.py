@@ -20,8 +20,8 @@ FLOORS: dict[str, list[str]] = {
     "words": ["answers strict_json wire", "schemas views", "frames"],
     "ports and adapters": [
         "stores backends",
-        "stores.base stores.log backends.base backends.native backends.rejections",
-        "backends.sse_reader backends.text",
+        "stores.base stores.log backends.base backends.native backends.probe",
+        "backends.rejections backends.sse_reader backends.text",
         "stores.keys stores.order stores.sessions backends.paced",
         "backends.upstream",
         "stores.memory backends.echo backends.openai backends.python",
@@ -34,7 +34,7 @@ FLOORS: dict[str, list[str]] = {
     "engine": ["runner"],
     "dispatch": ["dispatch", "dispatch.base", "dispatch.pool"],
     "rules": ["service"],
-    "root": ["bootstrap"],
+    "root": ["bootstrap", "check"],
     "doors": [
         "body",
         "web.connections web.json_io web.origins web.params web.playground web.ws_guard",
