@@ -43,10 +43,13 @@ class Permit:
         if breaker := self._take():
             breaker.add_success(self)
 
-    def failed(self, error: RunError) -> None:
-        """Note that the target failed."""
+    def failed(self, error: RunError, again: bool = False) -> None:
+        """Note that the target failed; ``again`` where the same request asks it once more.
+
+        Such a failure doesn't count yet, unless the call was the probe.
+        """
         if breaker := self._take():
-            breaker.add_failure(self, error)
+            breaker.add_failure(self, error, again)
 
     def leave(self) -> None:
         """Note that the call was ended by us: that tells nothing about the target."""
@@ -120,13 +123,13 @@ class Breaker:
                 self._openings = self._in_a_row = 0
                 self._count(failed=False)
 
-    def add_failure(self, permit: Permit, error: RunError) -> None:
+    def add_failure(self, permit: Permit, error: RunError, again: bool) -> None:
         """Count a call that failed, and open where it is one too many."""
         with self._lock:
             self._error = error
             if permit is self._probe:
                 self._open()
-            elif self._open_until is None:
+            elif self._open_until is None and not again:
                 self._in_a_row += 1
                 self._count(failed=True)
                 if self._in_a_row >= FAILURES or self._fails_often():

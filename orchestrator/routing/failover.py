@@ -97,6 +97,8 @@ class Failover:
             except RunError as error:
                 stop.check()
                 step = plan.after(entry.index, error, self._clock())
+                again = step is not None and entry.index in step.targets
+                _report(entry.permit, error, again)
             finally:
                 entry.permit.leave()
                 entry.target.slots.give()
@@ -147,7 +149,7 @@ class Failover:
 def _ask(
     entry: _Entry, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
 ) -> Generator[str | Finish, None, None]:
-    """Make one attempt, and report how it went."""
+    """Make one attempt, and report how it goes, but for its failure."""
     permit, begun = entry.permit, False
     stream = entry.target.backend.stream(request, messages, stop)
     try:
@@ -161,16 +163,20 @@ def _ask(
                 permit.alive()
             yield piece
         raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
-    except UpstreamRejected:
-        # The target did its part: what came was no good.
-        permit.succeeded()
-        raise
-    except RunError as error:
-        if not stop.requested:
-            permit.failed(error)
-        raise
     finally:
         stream.close()
+
+
+def _report(permit: Permit, error: RunError, again: bool) -> None:
+    """Tell the breaker of a failure, once for a request that asks a target again and again.
+
+    One request that no server can bear must not look like many.
+    """
+    if isinstance(error, UpstreamRejected):
+        # The target did its part: what came was no good.
+        permit.succeeded()
+    else:
+        permit.failed(error, again)
 
 
 def _sleep(seconds: float, stop: StopSignal) -> None:

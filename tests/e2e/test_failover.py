@@ -178,7 +178,7 @@ def test_each_backend_gets_its_own_key(served: Served, primary: Upstream) -> Non
 def test_submits_are_refused_while_nothing_answers_and_readiness_stays_green(
     served: Served,
 ) -> None:
-    for _ in range(2):
+    for _ in range(5):
         ended(served, submit(served, model="down-poll"))
     answer = post(served, "/infer", {"prompt": "Hello", "model": "down-poll"})
     refused(answer, 503, "PIPELINE_UNAVAILABLE")

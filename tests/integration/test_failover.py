@@ -62,14 +62,14 @@ class Ran:
     @property
     def text(self) -> str:
         """The answer as someone who follows the log has it in the end."""
-        text, chunks = "", 0
+        pieces: list[str] = []
         for event in self.events:
             if isinstance(event, Restarted):
-                text, chunks = "", 0
+                pieces.clear()
             elif isinstance(event, Token):
-                assert event.chunk == chunks
-                text, chunks = text + event.text, chunks + 1
-        return text
+                assert event.chunk == len(pieces)
+                pieces.append(event.text)
+        return "".join(pieces)
 
 
 class Routed:
@@ -225,8 +225,8 @@ def test_a_server_that_is_not_there_is_passed_over(route: Route) -> None:
 
 
 def test_a_healthy_request_works_after_each_fault(route: Route) -> None:
+    routed = route("a/big", "b/big")
     for fault in ("cut", "stall", "reset", "status 500", "policy"):
-        routed = route("a/big")
         routed.ask(f"fault:{fault}")
         assert routed.ask("all is well again").text == "all is well again"
 
@@ -292,23 +292,17 @@ def test_a_target_that_keeps_failing_is_left_alone(
     route: Route, primary: Upstream, spare: Upstream
 ) -> None:
     routed = route("a/fault:status/500", "b/fault:ok/7")
-    for number in range(6):
+    for number in range(7):
         assert routed.ask(f"left alone {number}").text == SPARE
-    assert [primary.seen(f"left alone {number}")["calls"] for number in range(6)] == [
-        2,
-        2,
-        1,
-        0,
-        0,
-        0,
-    ]
+    calls = [primary.seen(f"left alone {number}")["calls"] for number in range(7)]
+    assert calls == [2, 2, 2, 2, 2, 0, 0]
     last = routed.ask("left alone")
     assert (last.job.attempts, last.job.backend) == (1, "b/fault:ok/7")
 
 
 def test_submits_are_refused_while_every_target_is_left_alone(route: Route) -> None:
-    routed = route("a/fault:status/500", "dead/big", more=f"{TIMES}\nretries = 1")
-    for _ in range(3):
+    routed = route("a/fault:status/500", "dead/big", more="retries = 0")
+    for _ in range(5):
         routed.ask()
     with pytest.raises(PipelineUnavailable) as caught:
         routed.submit()

@@ -156,6 +156,20 @@ def test_calls_from_before_it_opened_change_nothing(breaker: Breaker) -> None:
     assert breaker.open_s() == pytest.approx(5.0)
 
 
+def test_a_request_that_tries_again_counts_once(breaker: Breaker) -> None:
+    for _ in range(4):
+        enter(breaker).failed(ERROR, again=True)
+        enter(breaker).failed(ERROR)
+    assert breaker.open_s() == 0
+    enter(breaker).failed(ERROR)
+    assert breaker.open_s() > 0
+
+
+def test_a_probe_that_fails_keeps_its_own_request_away_too(breaker: Breaker, clock: Clock) -> None:
+    half_open(breaker, clock).failed(ERROR, again=True)
+    assert breaker.open_s() == pytest.approx(10.0)
+
+
 def test_only_the_first_report_counts(breaker: Breaker) -> None:
     fail(breaker, 4)
     permit = enter(breaker)
