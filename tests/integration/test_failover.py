@@ -1,5 +1,6 @@
 """Routes from a TOML file over real servers that fail: what the client gets, what they saw."""
 
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -348,3 +349,19 @@ def test_a_cancel_ends_the_wait_for_a_place_at_once(route: Route, primary: Upstr
     assert routed.service.wait(waiting, 0.5).status is Status.CANCELLED
     assert routed.service.wait(running, WAIT_S).status is Status.COMPLETED
     assert primary.seen("wants the place")["calls"] == 0
+
+
+def test_of_a_thousand_answers_cut_anywhere_none_is_torn(route: Route) -> None:
+    routed = route("a/big")
+    places = random.Random(7)
+    ids = [
+        routed.submit(
+            f"fault:first 1 cut {places.randrange(1, 60)} 60 number {number}", timeout_s=60
+        )
+        for number in range(1_000)
+    ]
+    for job_id in ids:
+        job = routed.service.wait(job_id, 60)
+        ran = Ran(job.request.prompt, job, routed.log(job_id), 0)
+        assert (job.status, job.attempts, len(ran.restarts)) == (Status.COMPLETED, 2, 1)
+        assert job.result == ran.text == "".join(TOKENS[:5])
