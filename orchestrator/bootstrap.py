@@ -1,9 +1,11 @@
 """The composition root: settings in, a service out. Only here are concrete classes named."""
 
+from orchestrator.backends.anthropic import AnthropicBackend
 from orchestrator.backends.base import Backend
 from orchestrator.backends.echo import EchoBackend
 from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.python import PythonBackend
+from orchestrator.backends.upstream import Limits
 from orchestrator.config import Settings
 from orchestrator.dispatch.pool import Pool
 from orchestrator.runner import Runner
@@ -16,15 +18,22 @@ def build_backend(settings: Settings) -> Backend:
     """Return the backend that the settings name. Raises ConfigError."""
     if settings.backend == "echo":
         return EchoBackend(settings.echo_delay_s)
+    limits = Limits(
+        connect_timeout_s=settings.connect_timeout_s,
+        first_token_timeout_s=settings.first_token_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        max_connections=settings.concurrency,
+    )
     if settings.backend == "openai":
         return OpenAIBackend(
-            settings.openai_base_url,
+            settings.openai_base_url, settings.model or "", settings.openai_api_key, **limits
+        )
+    if settings.backend == "anthropic":
+        return AnthropicBackend(
             settings.model or "",
-            settings.openai_api_key,
-            connect_timeout_s=settings.connect_timeout_s,
-            first_token_timeout_s=settings.first_token_timeout_s,
-            idle_timeout_s=settings.idle_timeout_s,
-            max_connections=settings.concurrency,
+            settings.anthropic_api_key or "",
+            base_url=settings.anthropic_base_url,
+            **limits,
         )
     return PythonBackend(settings.backend, max_threads=settings.concurrency)
 

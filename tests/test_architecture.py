@@ -21,9 +21,11 @@ FLOORS: dict[str, list[str]] = {
     "ports and adapters": [
         "stores backends",
         "stores.base stores.log backends.base backends.native backends.sse_reader backends.text",
-        "stores.keys stores.order stores.sessions backends.paced",
+        "stores.keys stores.order stores.sessions backends.keys backends.paced",
         "backends.upstream",
-        "stores.memory backends.echo backends.openai backends.python",
+        "backends.answer",
+        "backends.refusals",
+        "stores.memory backends.anthropic backends.echo backends.openai backends.python",
     ],
     "engine": ["runner"],
     "dispatch": ["dispatch", "dispatch.base", "dispatch.pool"],
