@@ -78,10 +78,13 @@ def greeting(settings: config.Settings) -> str:
     scheme = "https" if settings.tls_cert else "http"
     address = f"{scheme}://localhost:{settings.port}"
     name = settings.model or settings.backend
-    echo = " (it repeats your prompt; it is no language model)" if name == "echo" else ""
+    note = {
+        ("echo", "echo"): " (it repeats your prompt; it is no language model)",
+        ("engine", "demo"): " (it says the same to every prompt; it shows that the engine runs)",
+    }.get((settings.backend, name), "")
     lines = [
         f"Orchestrator {__version__} at {address}",
-        f"Model: {name}{echo}",
+        f"Model: {name}{note}",
         "",
         "Try:",
         f"  curl -N {address}/api/v1/infer -H 'Content-Type: application/json' "
@@ -95,6 +98,7 @@ def greeting(settings: config.Settings) -> str:
             "make run",
             "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=llama3.2 "
             "OPENAI_BASE_URL=http://127.0.0.1:11434/v1 make run",
+            "  ORCHESTRATOR_BACKEND=engine ORCHESTRATOR_MODEL=model.gguf make run",
             "  ORCHESTRATOR_BACKEND=package.module:callable make run",
         ]
     return "\n".join(lines) + "\n\n"

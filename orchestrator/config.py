@@ -7,6 +7,7 @@ from them. A value that can't be used stops the start with a sentence that names
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,8 +44,8 @@ def _text(text: str) -> str:
 
 
 def _backend(text: str) -> str:
-    """echo, openai, or package.module:callable"""
-    if text not in ("echo", "openai") and not all(text.partition(":")):
+    """echo, openai, engine, or package.module:callable"""
+    if text not in ("echo", "openai", "engine") and not all(text.partition(":")):
         raise ValueError
     return text
 
@@ -55,6 +56,14 @@ def _url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError
     return text.rstrip("/")
+
+
+def _folder(text: str) -> Path:
+    """the absolute path of a folder"""
+    path = Path(text)
+    if not path.is_absolute() and path.parts[:1] != ("~",):
+        raise ValueError
+    return path
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -97,11 +106,15 @@ class Settings:
         "ORCHESTRATOR_BACKEND",
         "echo",
         _backend,
-        "What answers: `echo`, `openai` (any OpenAI-compatible server), or "
-        "`package.module:callable`, a Python callable of your own.",
+        "What answers: `echo`, `openai` (any OpenAI-compatible server), `engine` (a local GGUF "
+        "model, by llama.cpp), or `package.module:callable`, a Python callable of your own.",
     )
     model: str | None = setting(
-        "ORCHESTRATOR_MODEL", None, _text, "The upstream's model name; required for `openai`."
+        "ORCHESTRATOR_MODEL",
+        None,
+        _text,
+        "The upstream's model name; required for `openai`. For `engine` the path of a GGUF file, "
+        "`hf:owner/repo/file.gguf`, `small`, or `demo`.",
     )
     openai_base_url: str = setting(
         "OPENAI_BASE_URL",
@@ -111,6 +124,30 @@ class Settings:
     )
     openai_api_key: str | None = setting(
         "OPENAI_API_KEY", None, _text, "Sent to that server as a bearer token.", secret=True
+    )
+    engine_slots: int = setting(
+        "ORCHESTRATOR_ENGINE_SLOTS",
+        4,
+        _integer(1, 256),
+        "Requests that `engine` answers at once; more of them wait in the queue.",
+    )
+    engine_context: int = setting(
+        "ORCHESTRATOR_ENGINE_CONTEXT",
+        4096,
+        _integer(128, 1_048_576),
+        "Tokens of prompt, history and answer that each of them may have.",
+    )
+    hub_url: str = setting(
+        "HF_ENDPOINT",
+        "https://huggingface.co",
+        _url,
+        "Where `engine` downloads models from: Hugging Face, or a mirror of it.",
+    )
+    cache_home: Path = setting(
+        "XDG_CACHE_HOME",
+        Path("~/.cache"),
+        _folder,
+        "The folder in which downloaded models are kept, in `orchestrator/models`.",
     )
     echo_delay_s: float = setting(
         "ORCHESTRATOR_ECHO_DELAY_S",
@@ -226,6 +263,11 @@ def _check(settings: Settings) -> None:
         raise ConfigError(
             "ORCHESTRATOR_MODEL is not set. The openai backend needs the name of a model that "
             f"{settings.openai_base_url} serves."
+        )
+    if settings.backend == "engine" and not settings.model:
+        raise ConfigError(
+            "ORCHESTRATOR_MODEL is not set. The engine backend needs the path of a GGUF file, "
+            "hf:owner/repo/file.gguf, small (which is downloaded), or demo (which needs nothing)."
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise ConfigError(

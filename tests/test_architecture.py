@@ -22,8 +22,12 @@ FLOORS: dict[str, list[str]] = {
         "stores backends",
         "stores.base stores.log backends.base backends.native backends.sse_reader backends.text",
         "stores.keys stores.order stores.sessions backends.paced",
-        "backends.upstream",
+        "backends.engine_child backends.gguf backends.progress",
+        "backends.download backends.tiny_llama",
+        "backends.upstream backends.local_models",
         "stores.memory backends.echo backends.openai backends.python",
+        "backends.engine_process",
+        "backends.engine",
     ],
     "engine": ["runner"],
     "dispatch": ["dispatch", "dispatch.base", "dispatch.pool"],
@@ -66,6 +70,7 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "urllib3": ("backends",),
     "werkzeug": ("web",),
     "wsproto": ("web",),
+    "xllamacpp": ("backends.engine_child",),
 }
 
 LINES_AT_MOST = 400

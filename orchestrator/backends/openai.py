@@ -41,8 +41,9 @@ class OpenAIBackend:
     Times are in seconds. The first-token timeout runs from the connection being there to the
     first text or reasoning text; nothing else counts. From then on each whole line is a sign of
     life and renews the idle timeout, keep-alive comments included; mere bytes don't.
-    ``max_connections`` idle connections are kept for reuse. There is one attempt: a request that
-    met an error may have been processed, so it isn't sent again here.
+    ``max_connections`` idle connections are kept for reuse. ``extra_body`` goes into each request
+    as it is. There is one attempt: a request that met an error may have been processed, so it
+    isn't sent again here.
     """
 
     name = "openai"
@@ -57,12 +58,14 @@ class OpenAIBackend:
         first_token_timeout_s: float,
         idle_timeout_s: float,
         max_connections: int,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         """Raises ConfigError where no header can carry the key."""
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError("OPENAI_API_KEY has characters that no key has; set it again.")
         self._model = model
         self._api_key = api_key
+        self._extra_body = dict(extra_body or {})
         self._upstream = Upstream(
             base_url,
             connect_timeout_s=connect_timeout_s,
@@ -79,7 +82,8 @@ class OpenAIBackend:
         Raises UpstreamTimeout, UpstreamRejected, UpstreamTruncated, UpstreamError or Stopped.
         """
         limit = "max_completion_tokens" if self._upstream.host == _OPENAI else "max_tokens"
-        body = json.dumps(_body(self._model, limit, request, messages)).encode()
+        said = _body(self._model, limit, request, messages) | self._extra_body
+        body = json.dumps(said).encode()
         with self._upstream.post("/chat/completions", self._headers(), body, stop) as call:
             if call.status != 200:
                 raise self._refusal(call)
