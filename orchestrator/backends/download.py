@@ -212,9 +212,9 @@ def _host(url: str) -> str:
 def _reason(error: Exception) -> str:
     match error:
         case NameResolutionError():
-            return "can't be found; is this machine online?"
+            return "can't be found; this machine may be offline"
         case NewConnectionError() | ConnectTimeoutError():
-            return "can't be reached; is this machine online?"
+            return "can't be reached; this machine may be offline"
         case ReadTimeoutError():
             return "fell silent; what has come is kept"
         case SSLError():

@@ -70,12 +70,6 @@ class EngineProcess:
         with self._changed:
             return self._process.pid if self._process and self._client else None
 
-    @property
-    def has_free_slot(self) -> bool:
-        """Whether a request could begin now."""
-        with self._changed:
-            return bool(self._client and self._free)
-
     def start(self) -> None:
         """Begin to fetch and load the model. Returns at once."""
         self._supervisor.start()

@@ -60,8 +60,11 @@ def model_source(name: str, cache: Path, hub_url: str) -> ModelSource:
         return _Downloaded(HubFile(**match.groupdict()), cache, hub_url)
     path = Path(name).expanduser()
     if fault := _fault(path):
-        known = ", ".join(["demo", *NAMES, "hf:owner/repo/file.gguf"])
-        raise ConfigError(f"ORCHESTRATOR_MODEL: {fault}. A path to a GGUF file, or {known}.")
+        known = ", ".join(["demo", *NAMES])
+        raise ConfigError(
+            f"ORCHESTRATOR_MODEL: {fault}; give the path of a GGUF file, {known} or "
+            "hf:owner/repo/file.gguf."
+        )
     return _Local(path.resolve())
 
 

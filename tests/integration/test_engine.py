@@ -22,7 +22,7 @@ from orchestrator.errors import (
     UpstreamTruncated,
 )
 from orchestrator.events import FinishReason
-from orchestrator.stop import Stopped
+from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import Asking, ask, eventually
 from tests.fakes.models import VOICES, answer_of, write_slow_reader, write_voices
 from tests.needs import needs_module
@@ -89,6 +89,12 @@ def gone(pid: int) -> bool:
         return True
 
 
+def seconds_of_work(pid: int) -> float:
+    """The processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class TestAnswers:
     @pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "top_p": 1.0, "seed": 7}])
     def test_the_demo_says_its_text_to_the_letter_and_then_ends(
@@ -147,16 +153,17 @@ class TestSlots:
         second.join()
         assert second.said.text == answer_of("B", 3)
 
-    def test_a_request_does_not_wait_longer_than_for_its_first_token(
-        self, starting: Starting
+    def test_a_wait_ends_with_the_time_for_a_first_token(
+        self, starting: Starting, models: Path
     ) -> None:
-        engine = starting("{models}/slow.gguf", slots=1, context=16384, first_token=2.0)
-        ask(engine, "A", max_tokens=1)
-        first = Asking(engine, "B" * 16000)
-        eventually(lambda: not engine.process.has_free_slot)
-        with pytest.raises(UpstreamTimeout, match="no free slot after 2 s"):
-            ask(engine, "C")
-        first.join()
+        engine = starting("{models}/voices.gguf", slots=1, first_token=0.2)
+        with (
+            engine.process.slot(StopSignal(), LONG_S),
+            pytest.raises(UpstreamTimeout, match="no free slot after 0.2 s"),
+        ):
+            ask(engine, "A")
+        with pytest.raises(UpstreamTimeout, match="not loaded yet after 0.2 s"):
+            ask(engine_for("demo", models, first_token=0.2), "A")
 
     def test_a_cancel_reaches_one_that_waits_for_a_slot(self, starting: Starting) -> None:
         engine = starting("{models}/voices.gguf", slots=1)
@@ -172,9 +179,12 @@ class TestSlots:
     def test_a_cancel_frees_the_slot_also_while_a_prompt_is_read(self, starting: Starting) -> None:
         engine = starting("{models}/slow.gguf", slots=1, context=16384)
         assert ask(engine, "A", max_tokens=1).text == " a0"
+        pid = engine.process.pid
+        assert pid
+        before = seconds_of_work(pid)
         # The whole of it would take half a minute.
         long = Asking(engine, "B" * 16000, max_tokens=1)
-        eventually(lambda: not engine.process.has_free_slot)
+        eventually(lambda: seconds_of_work(pid) > before + 0.3)
         long.signal.request()
         assert long.join() < AT_ONCE_S
         after = Asking(engine, "C", max_tokens=1)
@@ -243,8 +253,8 @@ from pathlib import Path
 from orchestrator.errors import UpstreamError
 from tests.fakes.asking import ask
 from tests.integration.test_engine import engine_for
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-engine = engine_for(sys.argv[1], Path("."), slots=64, context=1 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+engine = engine_for(sys.argv[1], Path("."), slots=16, context=1 << 20)
 engine.start()
 try:
     ask(engine, "A")
@@ -306,9 +316,7 @@ class TestFailures:
         self, starting: Starting
     ) -> None:
         message = self.failure(starting("hf:owner/repo/model.gguf"))
-        assert message == (
-            "The model can't be downloaded: 127.0.0.1 can't be reached; is this machine online?."
-        )
+        assert message.startswith("The model can't be downloaded: 127.0.0.1 can't be reached")
 
     @pytest.mark.parametrize(
         ("complaint", "said"),

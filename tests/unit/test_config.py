@@ -71,6 +71,8 @@ def test_a_wrong_number_of_seconds_is_refused_by_name(variable: str, value: str)
         ("ORCHESTRATOR_BACKEND", "magic"),
         ("ORCHESTRATOR_BACKEND", "package.module:"),
         ("ORCHESTRATOR_BACKEND", ":callable"),
+        ("HF_ENDPOINT", "huggingface.co"),
+        ("XDG_CACHE_HOME", "cache"),
         ("OPENAI_BASE_URL", "localhost:8000/v1"),
         ("OPENAI_BASE_URL", "ftp://example.com"),
         ("OPENAI_BASE_URL", "http://"),
@@ -92,6 +94,7 @@ def test_a_wrong_value_is_refused_by_name_and_shown(variable: str, value: str) -
     [
         ({"WEB_CONCURRENCY": "2"}, "WEB_CONCURRENCY=1"),
         ({"ORCHESTRATOR_BACKEND": "openai"}, "ORCHESTRATOR_MODEL"),
+        ({"ORCHESTRATOR_BACKEND": "engine"}, "ORCHESTRATOR_MODEL"),
         ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "ORCHESTRATOR_TLS_KEY"),
         ({"ORCHESTRATOR_TLS_KEY": "key.pem"}, "ORCHESTRATOR_TLS_CERT"),
     ],
