@@ -13,7 +13,7 @@ from orchestrator.stop import StopSignal
 
 _PACKAGE = "xllamacpp"
 
-# With it the server writes while it reads a prompt, and so notices that nobody listens any more.
+# With it the server writes while it reads a prompt, and so notices sooner that nobody listens.
 _EXTRA = {"return_progress": True}
 
 
