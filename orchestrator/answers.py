@@ -88,7 +88,9 @@ class StatusSchema(RequestSchema):
     """A request and all that is known of it."""
 
     model = fields.String(**_always("The model that was asked for."))
-    backend = fields.String(**_or_null("What runs it; null until something does."))
+    backend = fields.String(
+        **_or_null("What runs it, in the end what answered; null until something does.")
+    )
     priority = fields.Enum(Priority, by_value=fields.String, **_always("Which queue it waited in."))
     metadata = fields.Dict(**_always("What came with the submit, unchanged."))
     attempts = _count(**_always("How often a model was asked."))

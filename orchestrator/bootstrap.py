@@ -1,47 +1,162 @@
 """The composition root: settings in, a service out. Only here are concrete classes named."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from orchestrator.backends.base import Backend
 from orchestrator.backends.echo import EchoBackend
 from orchestrator.backends.openai import OpenAIBackend
+from orchestrator.backends.probe import list_models as models_of
 from orchestrator.backends.python import PythonBackend
 from orchestrator.config import Settings
 from orchestrator.dispatch.pool import Pool
+from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile, TargetName
+from orchestrator.routing.breaker import Breaker
+from orchestrator.routing.failover import Failover, Target
+from orchestrator.routing.retry import Policy
+from orchestrator.routing.slots import Slots
 from orchestrator.runner import Runner
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service
 from orchestrator.stores.memory import MemoryStore
 
 
-def build_backend(settings: Settings) -> Backend:
-    """Return the backend that the settings name. Raises ConfigError."""
-    if settings.backend == "echo":
-        return EchoBackend(settings.echo_delay_s)
-    if settings.backend == "openai":
-        return OpenAIBackend(
-            settings.openai_base_url,
-            settings.model or "",
-            settings.openai_api_key,
-            connect_timeout_s=settings.connect_timeout_s,
-            first_token_timeout_s=settings.first_token_timeout_s,
-            idle_timeout_s=settings.idle_timeout_s,
-            max_connections=settings.concurrency,
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """What a backend is given of a model's times, in seconds."""
+
+    connect_timeout_s: float
+    first_token_timeout_s: float
+    idle_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """All that is needed to make the backend of one target."""
+
+    table: BackendTable
+    model: str
+    timeouts: Timeouts
+    concurrency: int
+
+
+def _openai(order: Order) -> Backend:
+    return OpenAIBackend(
+        order.table.base_url or "",
+        order.model,
+        order.table.api_key,
+        connect_timeout_s=order.timeouts.connect_timeout_s,
+        first_token_timeout_s=order.timeouts.first_token_timeout_s,
+        idle_timeout_s=order.timeouts.idle_timeout_s,
+        max_connections=order.concurrency,
+    )
+
+
+def _python(order: Order) -> Backend:
+    return PythonBackend(order.table.callable or "", max_threads=order.concurrency)
+
+
+def _echo(order: Order) -> Backend:
+    return EchoBackend(order.table.delay_s)
+
+
+MAKERS: dict[str, Callable[[Order], Backend]] = {
+    "openai": _openai,
+    "python": _python,
+    "echo": _echo,
+}
+
+
+def list_models(table: BackendTable) -> Sequence[str] | None:
+    """Return the models that a backend names; None for one that runs here.
+
+    Raises UpstreamError where it doesn't answer.
+    """
+    if table.kind != "openai":
+        return None
+    key = {"Authorization": f"Bearer {table.api_key}"} if table.api_key else {}
+    return models_of(table.base_url or "", key)
+
+
+def routes_file(settings: Settings) -> RoutesFile:
+    """Return the file of the settings, or what the environment says in its place."""
+    if settings.routes:
+        return settings.routes
+    kind = settings.backend if settings.backend in MAKERS else "python"
+    table = BackendTable(
+        name=settings.backend,
+        kind=kind,
+        base_url=settings.openai_base_url,
+        api_key=settings.openai_api_key,
+        callable=settings.backend,
+        delay_s=settings.echo_delay_s,
+    )
+    name = settings.model_name
+    model = ModelTable(name=name, targets=(TargetName(settings.backend, settings.model or ""),))
+    return RoutesFile("the environment", {table.name: table}, {name: model})
+
+
+class Routes:
+    """The routes of all models; their targets share what belongs to a backend."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError."""
+        self._settings = settings
+        self._file = routes_file(settings)
+        self._backends: dict[Order, Backend] = {}
+        self._breakers: dict[TargetName, Breaker] = {}
+        self._slots = {
+            name: Slots(table.max_concurrency) for name, table in self._file.backends.items()
+        }
+        self.of = {name: self._route(model) for name, model in self._file.models.items()}
+
+    @property
+    def models(self) -> list[Model]:
+        """The models that requests may name, the default one first."""
+        return [Model(name, route.name, route.check) for name, route in self.of.items()]
+
+    def _route(self, model: ModelTable) -> Failover:
+        policy = Policy(model.retries, model.retry_after_max_s)
+        targets = [self._target(target, self._timeouts(model)) for target in model.targets]
+        return Failover(model.name, targets, policy)
+
+    def _timeouts(self, model: ModelTable) -> Timeouts:
+        usual = self._settings
+        return Timeouts(
+            model.connect_timeout_s or usual.connect_timeout_s,
+            model.first_token_timeout_s or usual.first_token_timeout_s,
+            model.idle_timeout_s or usual.idle_timeout_s,
         )
-    return PythonBackend(settings.backend, max_threads=settings.concurrency)
+
+    def _target(self, name: TargetName, timeouts: Timeouts) -> Target:
+        table = self._file.backends[name.backend]
+        concurrency = min(self._settings.concurrency, table.max_concurrency or 10_000)
+        order = Order(table, name.model, timeouts, concurrency)
+        if order not in self._backends:
+            self._backends[order] = MAKERS[table.kind](order)
+        shown = str(name) if self._settings.routes else name.backend
+        breaker = self._breakers.setdefault(name, Breaker(shown))
+        return Target(shown, self._backends[order], breaker, self._slots[name.backend])
 
 
 def build_service(settings: Settings) -> Service:
-    """Return a service over the memory store and the in-process pool."""
-    backend = build_backend(settings)
+    """Return a service over the memory store and the in-process pool. Raises ConfigError."""
+    routes = Routes(settings)
     store = MemoryStore(
         queue_limit=settings.queue_limit,
         retention_s=settings.retention_s,
         memory_limit=settings.memory_limit_mb * 1024 * 1024,
     )
-    pool = Pool(Runner(store, backend), settings.concurrency)
-    return Service(store, pool, [Model(settings.model_name, backend.name)])
+    pool = Pool(Runner(store, routes.of.__getitem__), settings.concurrency)
+    return Service(store, pool, routes.models)
 
 
 def build_reader(settings: Settings, service: Service) -> SubmitReader:
     """Return what makes requests of bodies, with these settings' defaults."""
     names = [model.id for model in service.models]
-    return SubmitReader(names, settings.timeout_s, settings.queue_timeout_s)
+    timeouts = {
+        name: model.timeout_s
+        for name, model in routes_file(settings).models.items()
+        if model.timeout_s is not None
+    }
+    return SubmitReader(names, settings.timeout_s, settings.queue_timeout_s, timeouts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from gunicorn.app.wsgiapp import WSGIApplication
 
 from orchestrator import __version__, config
+from orchestrator.check import Check
 from orchestrator.errors import ConfigError
 
 
@@ -31,15 +32,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve the API; settings come from the environment")
     commands.add_parser("settings", help="list the settings as a Markdown table")
-    command = parser.parse_args(arguments).command
+    check = commands.add_parser(
+        "check-config", help="say what the configuration means, and whether its backends answer"
+    )
+    check.add_argument("--file", help="a TOML file, in place of the one ORCHESTRATOR_CONFIG names")
+    options = parser.parse_args(arguments)
+    command = options.command
     if command == "settings":
         sys.stdout.write(config.table())
         return 0
     try:
+        if command == "check-config":
+            return _check_config(config.load(routes=options.file))
         return _serve(config.load())
     except ConfigError as error:
         sys.stderr.write(f"orchestrator: {error}\n")
         return 1
+
+
+def _check_config(settings: config.Settings) -> int:
+    check = Check(settings)
+    sys.stdout.write("\n".join(check.lines) + "\n")
+    return 0 if check.ok else 1
 
 
 def _serve(settings: config.Settings) -> int:
@@ -77,16 +91,17 @@ def _check_address(settings: config.Settings) -> None:
 
 def greeting(settings: config.Settings) -> str:
     """Return what the start prints: where, which model, a first request, how to attach a model."""
-    echo = " (it repeats your prompt; it is no language model)"
+    is_echo = settings.backend == "echo" and not settings.routes
+    echo = " (it repeats your prompt; it is no language model)" if is_echo else ""
     lines = [
         f"Orchestrator {__version__} at {settings.address}",
-        f"Model: {settings.model_name}{echo if settings.backend == 'echo' else ''}",
+        f"Model: {settings.model_name}{echo}",
         "",
         "Try:",
         f"  curl -N {settings.address}/api/v1/infer -H 'Content-Type: application/json' "
         "-H 'Accept: text/event-stream' -d '{\"prompt\": \"Hello\"}'",
     ]
-    if settings.backend == "echo":
+    if is_echo:
         lines += [
             "",
             "Attach a model:",

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ConfigError
+from orchestrator.routes_file import RoutesFile, read
 
 PREFIX = "ORCHESTRATOR_"
 
@@ -70,6 +71,11 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _routes(text: str) -> RoutesFile:
+    """a TOML file as docs/routing.md describes it"""
+    return read(text)
+
+
 def setting(variable: str, default: Any, parse: Parser, meaning: str, secret: bool = False) -> Any:
     """Declare a setting: the variable it comes from, its rule and its meaning."""
     return field(
@@ -114,6 +120,13 @@ class Settings:
     )
     openai_api_key: str | None = setting(
         "OPENAI_API_KEY", None, _text, "Sent to that server as a bearer token.", secret=True
+    )
+    routes: RoutesFile | None = setting(
+        "ORCHESTRATOR_CONFIG",
+        None,
+        _routes,
+        "A TOML file with several backends and models, instead of one backend from the "
+        "environment: see [routing](routing.md).",
     )
     echo_delay_s: float = setting(
         "ORCHESTRATOR_ECHO_DELAY_S",
@@ -200,7 +213,9 @@ class Settings:
 
     @property
     def model_name(self) -> str:
-        """What clients call the model: echo is never taken for one."""
+        """What clients call the default model: echo is never taken for one."""
+        if self.routes:
+            return next(iter(self.routes.models))
         return self.backend if self.backend == "echo" else self.model or self.backend
 
     @property
@@ -215,9 +230,14 @@ class Settings:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from ``environ`` (the process's own by default). Raises ConfigError."""
+def load(environ: Mapping[str, str] | None = None, routes: str | None = None) -> Settings:
+    """Read the settings from ``environ`` (the process's own by default). Raises ConfigError.
+
+    ``routes`` is a file to read in place of the one that ORCHESTRATOR_CONFIG names.
+    """
     environ = os.environ if environ is None else environ
+    if routes:
+        environ = {**environ, "ORCHESTRATOR_CONFIG": routes}
     values = {}
     for item in fields(Settings):
         variable, parse = item.metadata["variable"], item.metadata["parse"]
@@ -230,6 +250,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             shown = text if item.repr else "its value"
             raise ConfigError(f"{variable}: {shown!r} is not {parse.__doc__}.") from None
     _check_names(environ)
+    if "routes" in values:
+        values["routes"] = values["routes"].with_keys(environ)
     settings = Settings(**values)
     _check(settings)
     return settings
@@ -253,7 +275,7 @@ def _check(settings: Settings) -> None:
             "processes share no memory. Set WEB_CONCURRENCY=1; one process serves thousands of "
             "streams."
         )
-    if settings.backend == "openai" and not settings.model:
+    if settings.backend == "openai" and not settings.model and not settings.routes:
         raise ConfigError(
             "ORCHESTRATOR_MODEL is not set. The openai backend needs the name of a model that "
             f"{settings.openai_base_url} serves."

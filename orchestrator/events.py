@@ -50,9 +50,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The answer so far is void: attempt number ``attempt`` (from 2) begins at chunk 0."""
+    """The answer so far is void: attempt number ``attempt`` (from 2) begins at chunk 0.
+
+    It asks ``backend``; None for the same one as before.
+    """
 
     attempt: int
+    backend: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,9 +109,13 @@ class Job:
                 )
             case Status.PROCESSING, Token():
                 return self if self.first_token_at else evolve(self, first_token_at=at)
-            case Status.PROCESSING, Restarted(attempt):
-                return evolve(self, attempts=attempt)
+            case Status.PROCESSING, Restarted(attempt, backend):
+                return self.attempt(attempt, backend or self.backend)
         raise IllegalMove(f"{type(event).__name__} after {self.status}")
+
+    def attempt(self, number: int, backend: str | None) -> "Job":
+        """Return the job while attempt ``number`` asks ``backend``."""
+        return evolve(self, attempts=number, backend=backend)
 
     def end(self, event: Terminal, text: str, at: float, retention_s: float) -> "Job":
         """Return the ended job; ``text`` is what was generated. Raises IllegalMove."""

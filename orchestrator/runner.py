@@ -3,22 +3,27 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
-from orchestrator.backends.base import Backend, Finish
+from orchestrator.backends.base import Finish
 from orchestrator.errors import (
     DeadlineExceeded,
+    NotFound,
     OrchestratorError,
+    ResultExpired,
     ShuttingDown,
     UpstreamTruncated,
 )
-from orchestrator.events import Cancelled, Completed, Failed, Terminal, Token
+from orchestrator.events import Cancelled, Completed, Failed, Restarted, Terminal, Token
 from orchestrator.job import Job
+from orchestrator.routing.base import Attempt, Route
 from orchestrator.session import History
 from orchestrator.stop import Stopped, StopSignal
 from orchestrator.stores.base import Store
 
 logger = logging.getLogger("orchestrator")
+
+Stream = Generator[str | Attempt | Finish, None, None]
 
 YIELD_EVERY = 32
 """Tokens between two bows to other greenlets: a backend that never waits would starve them."""
@@ -27,14 +32,17 @@ YIELD_EVERY = 32
 class Runner:
     """Runs requests, and knows which ones run in this process.
 
-    ``clock`` gives monotonic seconds.
+    ``route_of`` gives the route of a model; ``clock`` gives monotonic seconds.
     """
 
     def __init__(
-        self, store: Store, backend: Backend, clock: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        route_of: Callable[[str], Route],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._backend = backend
+        self._route_of = route_of
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[str, tuple[StopSignal, float]] = {}
@@ -47,14 +55,17 @@ class Runner:
                 return ()
             self._running[job_id] = (stop, float("inf"))
         try:
-            claimed = self._store.claim(job_id, self._backend.name)
+            route = self._route_of(self._store.get(job_id).request.model)
+            claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()
             job, history = claimed
             with self._lock:
                 self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
-            end = self._generate(job, history, stop)
+            end = self._generate(job, history, route, stop)
             return self._store.finish(job_id, end).ready
+        except (NotFound, ResultExpired):
+            return ()
         finally:
             with self._lock:
                 del self._running[job_id]
@@ -87,9 +98,10 @@ class Runner:
         for stop in running:
             stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
-    def _generate(self, job: Job, history: History, stop: StopSignal) -> Terminal:
+    def _generate(self, job: Job, history: History, route: Route, stop: StopSignal) -> Terminal:
         try:
-            return self._relay(job, history, stop)
+            stream = route.stream(job.request, history.conversation(job.request), stop)
+            return self._relay(job.id, stream, stop)
         except BaseException as error:
             # All there is: a backend's SystemExit or gevent.Timeout would end a slot of the pool.
             if stop.requested or isinstance(error, Stopped):
@@ -97,24 +109,37 @@ class Runner:
             if isinstance(error, OrchestratorError):
                 logger.warning("request %s failed: %s %s", job.id, error.code, error.details)
                 return _failed(error)
-            logger.exception("request %s: the backend %s is faulty", job.id, self._backend.name)
+            logger.exception("request %s: the backend %s is faulty", job.id, route.name)
             return _failed(OrchestratorError("The server has a fault; its log says more."))
 
-    def _relay(self, job: Job, history: History, stop: StopSignal) -> Terminal:
-        stream = self._backend.stream(job.request, history.conversation(job.request), stop)
+    def _relay(self, job_id: str, stream: Stream, stop: StopSignal) -> Terminal:
+        chunk = 0
         try:
-            for chunk, piece in enumerate(stream):
-                if isinstance(piece, Finish):
-                    stop.check()
-                    return Completed(piece.reason, piece.usage)
+            for count, piece in enumerate(stream, 1):
                 stop.check()
-                if not self._store.append(job.id, Token(chunk, _clean(piece))):
+                if isinstance(piece, Finish):
+                    return Completed(piece.reason, piece.usage)
+                if isinstance(piece, Attempt):
+                    self._begin_anew(job_id, piece, has_said=chunk > 0)
+                    chunk = 0
+                    continue
+                if not self._store.append(job_id, Token(chunk, _clean(piece))):
                     raise Stopped
-                if chunk % YIELD_EVERY == YIELD_EVERY - 1:
+                chunk += 1
+                if count % YIELD_EVERY == 0:
                     time.sleep(0)
         finally:
             stream.close()
         raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
+
+    def _begin_anew(self, job_id: str, attempt: Attempt, has_said: bool) -> None:
+        """Tell readers of another attempt where it takes words back; note it otherwise."""
+        if has_said:
+            goes_on = self._store.append(job_id, Restarted(attempt.number, attempt.backend))
+        else:
+            goes_on = self._store.attempt(job_id, attempt.number, attempt.backend)
+        if not goes_on:
+            raise Stopped
 
 
 def _failed(error: OrchestratorError) -> Failed:

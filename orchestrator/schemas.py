@@ -203,12 +203,20 @@ def invalid(fields: Mapping[str, Any]) -> InvalidRequest:
 class SubmitReader:
     """Makes requests of bodies, with the defaults and models of a configuration.
 
-    ``models`` are the names that may be asked for, the default one first.
+    ``models`` are the names that may be asked for, the default one first; ``timeouts`` are those
+    of models that have their own.
     """
 
-    def __init__(self, models: Sequence[str], timeout_s: float, queue_timeout_s: float) -> None:
+    def __init__(
+        self,
+        models: Sequence[str],
+        timeout_s: float,
+        queue_timeout_s: float,
+        timeouts: Mapping[str, float] | None = None,
+    ) -> None:
         self._models = models
         self._timeout_s = timeout_s
+        self._timeouts = timeouts or {}
         self._queue_timeout_s = queue_timeout_s
 
     def read(self, body: Json) -> GenerateRequest:
@@ -223,7 +231,7 @@ class SubmitReader:
         given["on_busy"] = OnBusy(given.get("on_busy", OnBusy.ENQUEUE))
         if "session_id" not in given:
             given["session_id"] = str(uuid4())
-        given.setdefault("timeout_s", self._timeout_s)
+        given.setdefault("timeout_s", self._timeouts.get(model, self._timeout_s))
         given.setdefault("queue_timeout_s", self._queue_timeout_s)
         return GenerateRequest(**given)
 

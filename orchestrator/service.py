@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.dispatch.base import Dispatcher
@@ -27,10 +27,14 @@ START = -1
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that requests may name."""
+    """A model that requests may name.
+
+    ``check`` raises PipelineUnavailable while nothing answers for it.
+    """
 
     id: str
     backend: str
+    check: Callable[[], None] = lambda: None
 
 
 class Service:
@@ -38,6 +42,7 @@ class Service:
 
     def __init__(self, store: Store, dispatcher: Dispatcher, models: Sequence[Model]) -> None:
         self.models = models
+        self._checks = {model.id: model.check for model in models}
         self._store = store
         self._dispatcher = dispatcher
         self._draining = threading.Event()
@@ -61,6 +66,8 @@ class Service:
         """
         if self.is_draining:
             raise PipelineUnavailable("The server is restarting. Try again in a moment.")
+        if check := self._checks.get(request.model):
+            check()
         job = Job(id=new_id(), request=request, created_at=time.time())
         submission = self._store.submit(job, idempotency)
         for interrupted in submission.interrupted:

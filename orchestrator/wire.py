@@ -53,7 +53,7 @@ def ws_frame(seq: int, event: Event, job: Job) -> Json | None:
                 "data": text,
                 "seq": seq,
             }
-        case Restarted(attempt):
+        case Restarted(attempt=attempt):
             return {"type": "restart", "request_id": job.id, "attempt": attempt}
         case Started():
             return None
@@ -98,7 +98,7 @@ def _data(event: Event, job_id: str) -> Json:
             return {"request_id": job_id}
         case Token(chunk, text):
             return {"chunk": chunk, "data": text}
-        case Restarted(attempt):
+        case Restarted(attempt=attempt):
             return {"attempt": attempt}
         case _:
             return _ending(event)

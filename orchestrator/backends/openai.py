@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.rejections import reason_of
 from orchestrator.backends.sse_reader import SSEReader
 from orchestrator.backends.text import MAX_ANSWER_BYTES, AnswerText
 from orchestrator.backends.upstream import Call, Upstream
@@ -113,8 +114,9 @@ class OpenAIBackend:
     def _refusal(self, call: Call) -> RunError:
         """Turn an answer that isn't 200 into an error, quoting rejections of the input alone."""
         status = call.status
-        if status in _REJECTIONS and (text := _provider_text(_error_body(call), status)):
-            return UpstreamRejected(_quoted(text, self._api_key), status=status)
+        payload = _error_body(call) if status in _REJECTIONS else {}
+        if text := _provider_text(payload, status):
+            return _rejection(payload, text, self._api_key, status)
         if status in (401, 403):
             return UpstreamError(
                 "The provider refused this service's credentials; its operator must correct them.",
@@ -173,7 +175,8 @@ class _Answer:
                 return FinishReason.LENGTH
             case "content_filter":
                 raise UpstreamRejected(
-                    "The provider's content filter ended the answer; change the prompt."
+                    "The provider's content filter ended the answer; change the prompt.",
+                    reason="content_policy",
                 )
             case "error" | "abort":
                 raise UpstreamTruncated("The provider broke the answer off; try again.")
@@ -189,7 +192,7 @@ class _Answer:
         status = next((known[key] for key in ("status", "code") if _is_count(known.get(key))), None)
         text = _provider_text(payload, 400)
         if text and (status in _REJECTIONS or known.get("type") in _REJECTION_TYPES):
-            raise UpstreamRejected(_quoted(text, self._api_key), status=status or 400)
+            raise _rejection(payload, text, self._api_key, status or 400)
         raise UpstreamError(
             "The provider reported an error in the middle of its answer; try again later.",
             **({"status": status} if status else {}),
@@ -300,6 +303,14 @@ def _provider_text(payload: Mapping[str, Any], status: int) -> str | None:
         detail = payload.get("detail")
         texts += [detail] if isinstance(detail, str) else _messages(detail)
     return next((text for text in texts if isinstance(text, str) and text.strip()), None)
+
+
+def _rejection(
+    payload: Mapping[str, Any], text: str, api_key: str | None, status: int
+) -> UpstreamRejected:
+    reason = reason_of(payload.get("error") or payload, text)
+    details = {"reason": reason} if reason else {}
+    return UpstreamRejected(_quoted(text, api_key), status=status, **details)
 
 
 def _messages(detail: Any) -> list[Any]:

@@ -225,7 +225,8 @@ def _pieces(result: Any) -> Iterable[Any]:
 def _not_text(did: str, value: Any) -> UpstreamError:
     return UpstreamError(
         f"The model callable {did} {_type_name(value)} where it must give str; its author must "
-        "correct it."
+        "correct it.",
+        reason="callable",
     )
 
 
@@ -237,4 +238,4 @@ def _failure(name: str, error: BaseException) -> UpstreamError:
     if isinstance(error, UpstreamError):
         return error
     _log.error("The model callable %s failed.", name, exc_info=error)
-    return UpstreamError("The model callable failed; the server's log says why.")
+    return UpstreamError("The model callable failed; the server's log says why.", reason="callable")

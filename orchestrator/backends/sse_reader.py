@@ -82,5 +82,6 @@ class SSEReader:
         if len(self._data) + more > self._limit:
             raise UpstreamError(
                 f"The provider sent an event over {self._limit:,} bytes; that is no answer of a "
-                "model."
+                "model.",
+                reason="too_large",
             )

@@ -32,7 +32,8 @@ class AnswerText:
         if self._size > MAX_ANSWER_BYTES:
             raise UpstreamError(
                 f"The answer exceeds {MAX_ANSWER_BYTES >> 20} MiB; set max_tokens to get a "
-                "shorter one."
+                "shorter one.",
+                reason="too_large",
             )
         return piece
 

@@ -217,7 +217,9 @@ class Call:
             parts.append(data)
             size += len(data)
             if size > limit:
-                raise UpstreamError(f"The provider's answer exceeds {limit:,} bytes.")
+                raise UpstreamError(
+                    f"The provider's answer exceeds {limit:,} bytes.", reason="too_large"
+                )
         return b"".join(parts)
 
     def drain(self) -> None:

@@ -88,6 +88,14 @@ class Store(Protocol):
         """
         ...
 
+    def attempt(self, job_id: str, number: int, backend: str) -> bool:
+        """Note that a running job's attempt ``number`` asks ``backend``, its log being as it was.
+
+        For attempts that make no word of the answer void; others are a restart in the log. False
+        as for append.
+        """
+        ...
+
     def finish(self, job_id: str, event: Terminal) -> Change:
         """End a live job. The first end wins; later ones change nothing.
 

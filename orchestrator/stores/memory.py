@@ -125,6 +125,14 @@ class MemoryStore:
             self._make_room(0)
             return True
 
+    def attempt(self, job_id: str, number: int, backend: str) -> bool:
+        with self._lock:
+            entry = self._running.get(job_id)
+            if entry is None or entry.job.cancel_requested_at is not None:
+                return False
+            entry.job = entry.job.attempt(number, backend)
+            return True
+
     def finish(self, job_id: str, event: Terminal) -> Change:
         with self._lock:
             return self._finish(self._entry(job_id), event)

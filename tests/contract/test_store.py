@@ -254,6 +254,33 @@ def test_a_restart_voids_the_answer_but_not_the_log(store: Store) -> None:
     assert (store.get(job.id).result, store.get(job.id).attempts) == ("new", 2)
 
 
+def test_a_restart_says_who_is_asked_now(store: Store) -> None:
+    job = claimed(store)
+    assert store.append(job.id, Restarted(2, "spare"))
+    assert (store.get(job.id).attempts, store.get(job.id).backend) == (2, "spare")
+    assert store.append(job.id, Restarted(3))
+    assert (store.get(job.id).attempts, store.get(job.id).backend) == (3, "spare")
+    assert log(store, job)[1:] == [Restarted(2, "spare"), Restarted(3)]
+
+
+def test_an_attempt_without_a_restart_is_noted_and_leaves_the_log_alone(store: Store) -> None:
+    job = claimed(store)
+    assert store.attempt(job.id, 2, "spare")
+    say(store, job, "one")
+    noted = store.get(job.id)
+    assert (noted.status, noted.attempts, noted.backend) == (Status.PROCESSING, 2, "spare")
+    assert log(store, job) == [Started("echo"), Token(0, "one")]
+
+
+def test_an_attempt_of_a_request_that_is_not_to_go_on_is_refused(store: Store) -> None:
+    waiting, stopping, over = submitted(store), claimed(store), ended(store)
+    store.cancel(stopping.id)
+    for job in (waiting, stopping, over):
+        before = store.get(job.id)
+        assert not store.attempt(job.id, 2, "spare")
+        assert store.get(job.id) == before
+
+
 def test_text_of_every_kind_is_kept_to_the_letter(store: Store) -> None:
     texts = ["", " ", "\n\r\n", "\x00", "é\u2028😀", "x" * 100_000, '"\\', "data: x\n\n"]
     job = ended(store, *texts)

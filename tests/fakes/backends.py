@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from orchestrator.backends.base import Finish, Message
 from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest
+from orchestrator.routing.base import Attempt
 from orchestrator.stop import StopSignal
 
 Pieces = Generator[str | Finish, None, None]
@@ -29,6 +30,20 @@ class Says:
         self.told.append([(message.role, message.content) for message in messages])
         yield from self.pieces
         yield Finish(FinishReason.STOP, Usage(len(messages), len(self.pieces)))
+
+
+class BeginsAnew:
+    """A route that yields what it is told to, attempts included."""
+
+    name = "first"
+
+    def __init__(self, *items: str | Attempt | Finish) -> None:
+        self._items = items
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[str | Attempt | Finish, None, None]:
+        yield from self._items
 
 
 class CutsTheStream:

@@ -36,6 +36,7 @@ No answer:
   drip delay=0.02         one comment without end, byte after byte
   role delay=0.02         events without text and without end
   status code=500 retry_after=0   an error object; retry_after 0 sends no such header
+  context, policy         400: the conversation is too long, the content is against the rules
   busy_until, busy_ms     429 with Retry-After as a date in 30 s, or with Retry-After-Ms: 1500
   detail code=422         FastAPI's shape of it
   html code=404           a web page
@@ -65,8 +66,13 @@ Half an answer:
   long_event              one event of many lines, without end
   gzip_bomb               compressed comments without end; gzip_json_bomb: a JSON object so
 
+``fault:first/2/status/500`` is so for the first 2 calls of a prompt; the rest is ``ok``.
+
+``GET /v1/models`` names one model, ``big``, to whoever sends a key.
+
 ``GET /seen`` counts, by prompt: calls, open (calls under way), client_closed (calls whose client
-left before the end), connections (the number of the connection of each call), and the last
+left before the end), connections (the number of the connection of each call), times (when each
+call came, in seconds on the system's monotonic clock), and the last
 request's headers and body. The process ends with its standard input, and after ten minutes.
 """
 
@@ -114,7 +120,8 @@ class Upstream:
         connection.request("GET", "/seen")
         seen: dict[str, dict[str, Any]] = json.load(connection.getresponse())
         connection.close()
-        return seen.get(prompt, {"calls": 0, "open": 0, "client_closed": 0, "connections": []})
+        none = {"calls": 0, "open": 0, "client_closed": 0, "connections": [], "times": []}
+        return seen.get(prompt, none)
 
 
 @contextmanager
@@ -147,6 +154,7 @@ class Counters:
     open: int = 0
     client_closed: int = 0
     connections: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
 
@@ -159,17 +167,19 @@ class Book:
         self._counters: dict[str, Counters] = {}
 
     @contextmanager
-    def call(self, prompt: str, connection: int, request: "Request") -> Iterator[None]:
-        """Count one call while it runs."""
+    def call(self, prompt: str, connection: int, request: "Request") -> Iterator[int]:
+        """Count one call while it runs, and give its number from 1."""
         with self._lock:
             mine = self._counters.setdefault(prompt, Counters())
             mine.calls += 1
             mine.open += 1
             mine.connections.append(connection)
+            mine.times.append(time.monotonic())
+            number = mine.calls
             mine.headers, mine.body = request.headers, request.body
         left = 0
         try:
-            yield
+            yield number
         except (ClientClosed, OSError):
             left = 1
             raise
@@ -195,12 +205,19 @@ class Request:
     def prompt(self) -> str:
         return str(self.body["messages"][-1]["content"])
 
-    def fault(self) -> tuple[str, list[float]]:
-        """Return the fault's name and its numbers; the name is empty where none is asked for."""
+    def fault(self, call: int) -> tuple[str, list[float]]:
+        """Return the fault's name and its numbers; the name is empty where none is asked for.
+
+        ``call`` counts the calls of this prompt.
+        """
         asked = next(
             (text for text in (self.body["model"], self.prompt) if text.startswith("fault:")), ""
         )
         name, *words = re.split(r"[\s/]+", asked.removeprefix("fault:"))
+        if name == "first":
+            count, name, *words = words
+            if call > int(count):
+                return "ok", []
         numbers = []
         for word in words:
             if not re.fullmatch(r"\d+(\.\d+)?", word):
@@ -565,6 +582,18 @@ def status(reply: Reply, code: float = 500, retry_after: float = 0) -> None:
 
 
 @fault
+def context(reply: Reply) -> None:
+    error = {"message": "This is longer than I can read.", "code": "context_length_exceeded"}
+    reply.whole(400, "application/json", json.dumps({"error": error}).encode())
+
+
+@fault
+def policy(reply: Reply) -> None:
+    error = {"message": "I must not talk about that.", "code": "content_policy_violation"}
+    reply.whole(400, "application/json", json.dumps({"error": error}).encode())
+
+
+@fault
 def busy_until(reply: Reply) -> None:
     date = formatdate(time.time() + 30, usegmt=True)
     reply.whole(429, "application/json", error_object(429), Retry_After=date)
@@ -807,11 +836,17 @@ class Server:
         if request.path == "/seen":
             reply.whole(200, "application/json", self._book.as_json())
             return True
+        if request.path == "/v1/models" and "authorization" in request.headers:
+            reply.whole(200, "application/json", b'{"object": "list", "data": [{"id": "big"}]}')
+            return True
+        if request.path == "/v1/models":
+            reply.whole(401, "application/json", error_object(401))
+            return True
         if request.path != "/v1/chat/completions":
             reply.whole(404, "application/json", b'{"detail": "Not Found"}')
             return True
-        name, numbers = request.fault()
-        with self._book.call(request.prompt, number, request):
+        with self._book.call(request.prompt, number, request) as call:
+            name, numbers = request.fault(call)
             if name:
                 known = FAULTS.get(name) or FAULTS[f"{name}_"]
                 known(reply, *numbers)

@@ -58,7 +58,10 @@ def test_only_the_first_token_sets_its_time() -> None:
 
 
 def test_a_restart_counts_the_attempt() -> None:
-    assert running().apply(Restarted(2), at=11.0).attempts == 2
+    job = running().apply(Restarted(2), at=11.0)
+    assert (job.attempts, job.backend) == (2, "echo")
+    job = job.apply(Restarted(3, "spare"), at=12.0)
+    assert (job.attempts, job.backend) == (3, "spare")
 
 
 def test_a_completed_request_has_its_text_and_how_it_ended() -> None:

@@ -31,7 +31,7 @@ class Bench:
         self.store = MemoryStore(
             queue_limit=100_000, retention_s=3600, memory_limit=512 * 1024 * 1024
         )
-        self.runner = Runner(self.store, backend)
+        self.runner = Runner(self.store, lambda _: backend)
         self.pool = Pool(self.runner, concurrency, self.clock)
 
     def submit(self, prompt: str = "hello", **fields: Any) -> Job:

@@ -8,14 +8,25 @@ from typing import Any
 import gevent
 import pytest
 
-from orchestrator.backends.base import Backend
+from orchestrator.backends.base import Finish
 from orchestrator.errors import UpstreamRejected, UpstreamTimeout
-from orchestrator.events import Cancelled, Completed, Failed, FinishReason, Started, Token, Usage
+from orchestrator.events import (
+    Cancelled,
+    Completed,
+    Failed,
+    FinishReason,
+    Restarted,
+    Started,
+    Token,
+    Usage,
+)
 from orchestrator.job import Job, Status
+from orchestrator.routing.base import Attempt, Route
 from orchestrator.runner import Runner
 from orchestrator.stores.memory import MemoryStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.backends import (
+    BeginsAnew,
     BreaksWhenStopped,
     CutsTheStream,
     Hangs,
@@ -39,10 +50,10 @@ def submitted(store: MemoryStore, **fields: Any) -> Job:
     return job
 
 
-def ran(store: MemoryStore, backend: Backend, **fields: Any) -> Job:
+def ran(store: MemoryStore, backend: Route, **fields: Any) -> Job:
     """Run a request with ``backend`` and return it as it ended."""
     job = submitted(store, **fields)
-    Runner(store, backend).run(job.id)
+    Runner(store, lambda _: backend).run(job.id)
     return store.get(job.id)
 
 
@@ -53,10 +64,10 @@ def log(store: MemoryStore, job: Job) -> list[object]:
 class Run:
     """A run in a thread of its own."""
 
-    def __init__(self, store: MemoryStore, backend: Backend, clock: Clock | None = None) -> None:
+    def __init__(self, store: MemoryStore, backend: Route, clock: Clock | None = None) -> None:
         self.store = store
         self.clock = clock or Clock()
-        self.runner = Runner(store, backend, self.clock)
+        self.runner = Runner(store, lambda _: backend, self.clock)
         self.job = submitted(store, timeout_s=60)
         self.ready: Any = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -104,6 +115,19 @@ def test_the_backend_is_told_the_conversation(store: MemoryStore) -> None:
         ("assistant", "one"),
         ("user", "And now?"),
     ]
+
+
+def test_an_attempt_after_words_is_a_restart_and_one_before_them_is_none(
+    store: MemoryStore,
+) -> None:
+    done = Finish(FinishReason.STOP, Usage(1, 1))
+    route = BeginsAnew(
+        Attempt(2, "first"), "half", Attempt(3, "second"), Attempt(4, "third"), "whole", done
+    )
+    job = ran(store, route)
+    assert (job.status, job.result, job.usage) == (Status.COMPLETED, "whole", Usage(1, 1))
+    assert (job.attempts, job.backend) == (4, "third")
+    assert log(store, job)[1:-1] == [Token(0, "half"), Restarted(3, "second"), Token(0, "whole")]
 
 
 def test_a_cut_stream_is_never_a_success(store: MemoryStore) -> None:
@@ -278,7 +302,7 @@ def test_the_first_stop_decides(store: MemoryStore) -> None:
 
 def test_all_that_runs_is_stopped_for_a_shutdown(store: MemoryStore) -> None:
     backend = Hangs("half")
-    runner = Runner(store, backend)
+    runner = Runner(store, lambda _: backend)
     jobs = [submitted(store) for _ in range(5)]
     threads = [threading.Thread(target=runner.run, args=(job.id,), daemon=True) for job in jobs]
     for thread in threads:
@@ -292,7 +316,7 @@ def test_all_that_runs_is_stopped_for_a_shutdown(store: MemoryStore) -> None:
 
 
 def test_a_stop_of_what_does_not_run_here_is_ignored(store: MemoryStore) -> None:
-    runner = Runner(store, Says())
+    runner = Runner(store, lambda _: Says())
     job = submitted(store)
     runner.stop(job.id)
     runner.stop("unknown")
@@ -306,7 +330,7 @@ def test_a_stop_of_what_does_not_run_here_is_ignored(store: MemoryStore) -> None
 
 def test_what_cannot_be_claimed_is_not_run(store: MemoryStore) -> None:
     backend = Says()
-    runner = Runner(store, backend)
+    runner = Runner(store, lambda _: backend)
     job = submitted(store)
     store.cancel(job.id)
     assert runner.run(job.id) == ()
@@ -316,7 +340,7 @@ def test_what_cannot_be_claimed_is_not_run(store: MemoryStore) -> None:
 
 def test_a_run_tells_whose_turn_it_is_then(store: MemoryStore) -> None:
     first, second = (submitted(store, session_id="chat") for _ in range(2))
-    runner = Runner(store, Says())
+    runner = Runner(store, lambda _: Says())
     assert [job.id for job in runner.run(first.id)] == [second.id]
     assert list(runner.run(second.id)) == []
 
@@ -324,9 +348,9 @@ def test_a_run_tells_whose_turn_it_is_then(store: MemoryStore) -> None:
 @pytest.mark.parametrize(
     "backend", [CutsTheStream(), Raises(ValueError("fault")), Raises(SystemExit())]
 )
-def test_the_turn_passes_on_however_a_run_ends(store: MemoryStore, backend: Backend) -> None:
+def test_the_turn_passes_on_however_a_run_ends(store: MemoryStore, backend: Route) -> None:
     first, second = (submitted(store, session_id="chat") for _ in range(2))
-    assert [job.id for job in Runner(store, backend).run(first.id)] == [second.id]
+    assert [job.id for job in Runner(store, lambda _: backend).run(first.id)] == [second.id]
 
 
 def test_a_request_given_twice_runs_once_and_can_still_be_stopped(store: MemoryStore) -> None:

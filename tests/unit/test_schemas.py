@@ -308,3 +308,10 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     (message,) = refused(model="unknown")["model"]
     assert "default" in message
     assert "large" in message
+
+
+def test_a_model_may_have_a_time_limit_of_its_own() -> None:
+    reader = SubmitReader(["default", "large"], 300.0, 3600.0, {"large": 20.0})
+    assert reader.read({"prompt": "Hello"}).timeout_s == 300.0
+    assert reader.read({"prompt": "Hello", "model": "large"}).timeout_s == 20.0
+    assert reader.read({"prompt": "Hello", "model": "large", "timeout_s": 7}).timeout_s == 7.0

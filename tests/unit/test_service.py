@@ -27,7 +27,7 @@ def a_store() -> MemoryStore:
 
 def a_service(backend: Backend, concurrency: int = 4, store: MemoryStore | None = None) -> Service:
     store = store or a_store()
-    pool = Pool(Runner(store, backend), concurrency)
+    pool = Pool(Runner(store, lambda _: backend), concurrency)
     return Service(store, pool, [Model("default", backend.name)])
 
 

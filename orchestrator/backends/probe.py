@@ -1,0 +1,71 @@
+"""Asks a provider for its list of models: whether it answers, at no cost."""
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from orchestrator.errors import UpstreamError
+
+PROBE_S = 5.0
+"""How long an answer may take in all."""
+_BODY_BYTES = 4 * 1024 * 1024
+
+
+def list_models(base_url: str, headers: Mapping[str, str]) -> Sequence[str]:
+    """Return the models that ``GET {base_url}/models`` names; none where it has no such list.
+
+    Raises UpstreamError, whose message is for the operator, after PROBE_S at the latest.
+    """
+    found: list[Sequence[str] | UpstreamError] = []
+
+    def work() -> None:
+        try:
+            found.append(_ask(f"{base_url}/models", headers))
+        except UpstreamError as error:
+            found.append(error)
+
+    # A thread of its own: a server that sends byte after byte outlasts every timeout of a read.
+    thread = threading.Thread(target=work, name="probe", daemon=True)
+    thread.start()
+    thread.join(PROBE_S)
+    if not found:
+        raise UpstreamError(f"it did not answer within {PROBE_S:g} s")
+    if isinstance(found[0], UpstreamError):
+        raise found[0]
+    return found[0]
+
+
+def _ask(url: str, headers: Mapping[str, str]) -> Sequence[str]:
+    with urllib3.PoolManager(timeout=PROBE_S, retries=False) as pool:
+        try:
+            answer = pool.request("GET", url, headers=headers, preload_content=False)
+            body = answer.read(_BODY_BYTES)
+            answer.close()
+        except (HTTPError, OSError, ValueError) as error:
+            raise UpstreamError(f"it can't be reached ({_cause(error)})") from error
+    if answer.status in (401, 403):
+        raise UpstreamError(f"it refuses the API key (HTTP status {answer.status})")
+    if answer.status in (404, 405):
+        return ()
+    if answer.status != 200:
+        raise UpstreamError(f"it answers with HTTP status {answer.status}")
+    return _names(body)
+
+
+def _names(body: bytes) -> Sequence[str]:
+    try:
+        models: Any = json.loads(body)["data"]
+        return [model["id"] for model in models]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UpstreamError("what it answers is no list of models: is base_url right?") from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return what the system says, beneath what libraries wrap it in."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return (getattr(error, "strerror", None) or type(error).__name__).lower()

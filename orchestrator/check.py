@@ -1,0 +1,74 @@
+"""What a configuration means, in words, and whether each of its backends answers."""
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.bootstrap import Routes, list_models, routes_file
+from orchestrator.config import Settings
+from orchestrator.errors import UpstreamError
+from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
+
+SHOWN_MODELS = 10
+
+
+class Check:
+    """Looks at the backends of ``settings``, at no cost. Raises ConfigError where they can't be.
+
+    ``lines`` are for people; ``ok`` says whether every backend answers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        Routes(settings)
+        self._settings = settings
+        self._file = routes_file(settings)
+        self.ok = True
+        self.lines = [self._file.path, *self._backends(), *self._models()]
+
+    def _backends(self) -> Iterator[str]:
+        yield "Backends:"
+        for table in self._file.backends.values():
+            place = f" at {table.base_url}" if table.kind not in ("echo", "python") else ""
+            limit = table.max_concurrency
+            most = f", at most {limit} requests at once" if limit else ""
+            yield f"  {table.name}: {table.kind}{place}{most}: {self._state(table)}"
+
+    def _state(self, table: BackendTable) -> str:
+        try:
+            known = list_models(table)
+        except UpstreamError as error:
+            self.ok = False
+            return f"FAILS: {error.message}."
+        if known is None:
+            return "runs here."
+        missing = [name for name in _models_at(self._file, table.name) if name not in known]
+        if not known or not missing:
+            return "answers."
+        shown = ", ".join(known[:SHOWN_MODELS]) + (", ..." if len(known) > SHOWN_MODELS else "")
+        return f"answers, but does not list {', '.join(missing)}; it lists {shown}."
+
+    def _models(self) -> Iterator[str]:
+        yield "Models:"
+        for place, model in enumerate(self._file.models.values()):
+            also = "" if place else " (also for requests that name none)"
+            yield f"  {model.name}{also}: {', then '.join(map(str, model.targets))}"
+            yield f"    {self._persistence(model)}"
+            yield f"    {self._times(model)}"
+
+    def _persistence(self, model: ModelTable) -> str:
+        return (
+            f"{model.retries} retries a target; a Retry-After of up to "
+            f"{model.retry_after_max_s:g} s is waited for"
+        )
+
+    def _times(self, model: ModelTable) -> str:
+        usual = self._settings
+        return (
+            f"{model.connect_timeout_s or usual.connect_timeout_s:g} s to connect, "
+            f"{model.first_token_timeout_s or usual.first_token_timeout_s:g} s to the first token, "
+            f"{model.idle_timeout_s or usual.idle_timeout_s:g} s between two, "
+            f"{model.timeout_s or usual.timeout_s:g} s in all"
+        )
+
+
+def _models_at(file: RoutesFile, backend: str) -> Sequence[str]:
+    targets = [target for model in file.models.values() for target in model.targets]
+    return list(dict.fromkeys(target.model for target in targets if target.backend == backend))

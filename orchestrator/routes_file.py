@@ -1,0 +1,268 @@
+"""The TOML file with several backends and models: read whole, and refused by the key at fault."""
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator.errors import ConfigError
+
+DEFAULT = "default"
+"""The model that serves requests which name none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendTable:
+    """``[backends.NAME]``. Times are in seconds; None is for what isn't said."""
+
+    name: str
+    kind: str
+    base_url: str | None = None
+    api_key_env: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    callable: str | None = None
+    delay_s: float = 0.0
+    max_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetName:
+    """An upstream model at a backend; ``model`` is empty for kinds that have but one."""
+
+    backend: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}/{self.model}" if self.model else self.backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTable:
+    """``[models.NAME]``. Times are in seconds; None is for what the environment says."""
+
+    name: str
+    targets: tuple[TargetName, ...]
+    retries: int = 2
+    retry_after_max_s: float = 5.0
+    connect_timeout_s: float | None = None
+    first_token_timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesFile:
+    """What the file says; the default model is the first one."""
+
+    path: str
+    backends: Mapping[str, BackendTable]
+    models: Mapping[str, ModelTable]
+
+    def with_keys(self, environ: Mapping[str, str]) -> "RoutesFile":
+        """Return it with the API keys that ``environ`` has for it. Raises ConfigError."""
+        backends = {}
+        for name, table in self.backends.items():
+            variable = table.api_key_env
+            if variable and not environ.get(variable, "").strip():
+                raise ConfigError(
+                    f"{self.path}: backends.{name}.api_key_env: the environment has no {variable}; "
+                    "set it, or leave the line out where no key is needed."
+                )
+            key = environ[variable].strip() if variable else None
+            backends[name] = replace(table, api_key=key)
+        return replace(self, backends=backends)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of backend needs, and what else it knows.
+
+    ``base_url`` is where it is when its table doesn't say.
+    """
+
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    names_models: bool = True
+    base_url: str | None = None
+
+
+KINDS: dict[str, Kind] = {
+    "openai": Kind(optional=("base_url", "api_key_env"), base_url="https://api.openai.com/v1"),
+    "python": Kind(required=("callable",), names_models=False),
+    "echo": Kind(optional=("delay_s",), names_models=False),
+}
+_EVERY_BACKEND = ("kind", "max_concurrency")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    allowed: str
+    accepts: Callable[[Any], bool]
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_seconds(value: Any, low: float, high: float) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and isfinite(value) and low <= value <= high
+
+
+def _is_url(value: Any) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except (ValueError, AttributeError, TypeError):
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _whole(low: int, high: int) -> _Rule:
+    return _Rule(f"a whole number from {low} to {high}", lambda value: _is_whole(value, low, high))
+
+
+def _seconds(low: float, high: float) -> _Rule:
+    return _Rule(
+        f"a number of seconds from {low:g} to {high:g}",
+        lambda value: _is_seconds(value, low, high),
+    )
+
+
+_BACKEND_RULES = {
+    "kind": _Rule(f"one of: {', '.join(KINDS)}", lambda value: value in list(KINDS)),
+    "base_url": _Rule('an address such as "http://127.0.0.1:8000/v1"', _is_url),
+    "api_key_env": _Rule("the name of an environment variable", _is_text),
+    "callable": _Rule(
+        '"package.module:callable"', lambda value: _is_text(value) and all(value.partition(":"))
+    ),
+    "delay_s": _seconds(0, 60),
+    "max_concurrency": _whole(1, 10_000),
+}
+_MODEL_RULES = {
+    "targets": _Rule(
+        'a list of "backend/upstream-model", the preferred one first',
+        lambda value: isinstance(value, list) and 0 < len(value) <= 10,
+    ),
+    "retries": _whole(0, 9),
+    "retry_after_max_s": _seconds(0, 3600),
+    "connect_timeout_s": _seconds(0.01, 600),
+    "first_token_timeout_s": _seconds(0.01, 3600),
+    "idle_timeout_s": _seconds(0.01, 3600),
+    "timeout_s": _seconds(0.01, 3600),
+}
+
+
+def read(path: str) -> RoutesFile:
+    """Read the file at ``path``. Raises ConfigError with the file, the key and what is allowed."""
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8, which TOML is written in.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+    try:
+        return _file(path, content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
+
+
+def _file(path: str, content: Mapping[str, Any]) -> RoutesFile:
+    _check_keys("", content, ("backends", "models"))
+    backends = {name: _backend(name, table) for name, table in _tables(content, "backends").items()}
+    models = {
+        name: _model(name, table, backends) for name, table in _tables(content, "models").items()
+    }
+    if DEFAULT not in models and len(models) > 1:
+        raise ConfigError(
+            f"models: with several models, requests that name none need [models.{DEFAULT}]; there "
+            f"are: {', '.join(models)}."
+        )
+    first = DEFAULT if DEFAULT in models else next(iter(models))
+    return RoutesFile(path, backends, {first: models[first]} | models)
+
+
+def _tables(content: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    tables = content.get(part)
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError(f"{part}: there must be at least one table [{part}.NAME].")
+    for name, table in tables.items():
+        if not name or "/" in name or not name.isprintable():
+            raise ConfigError(f"{part}: {name!r} can't be a name: it is empty or has a slash.")
+        if not isinstance(table, dict):
+            raise ConfigError(f"{part}.{name}: it must be a table: [{part}.{name}].")
+    return tables
+
+
+def _backend(name: str, table: Mapping[str, Any]) -> BackendTable:
+    where = f"backends.{name}"
+    _check_values(where, {"kind": table.get("kind")}, _BACKEND_RULES)
+    kind = KINDS[table["kind"]]
+    _check_keys(where, table, (*_EVERY_BACKEND, *kind.required, *kind.optional))
+    _check_values(where, table, _BACKEND_RULES)
+    for key in kind.required:
+        if key not in table:
+            raise ConfigError(f"{where}: kind {table['kind']!r} needs the key {key!r}.")
+    base_url = table.get("base_url", kind.base_url)
+    return BackendTable(name=name, **{**table, "base_url": base_url and base_url.rstrip("/")})
+
+
+def _model(name: str, table: Mapping[str, Any], backends: Mapping[str, BackendTable]) -> ModelTable:
+    where = f"models.{name}"
+    _check_keys(where, table, tuple(_MODEL_RULES))
+    _check_values(where, {"targets": table.get("targets"), **table}, _MODEL_RULES)
+    targets = tuple(
+        _target(f"{where}.targets[{place}]", text, backends)
+        for place, text in enumerate(table["targets"])
+    )
+    for place, target in enumerate(targets):
+        if target in targets[:place]:
+            raise ConfigError(f"{where}.targets[{place}]: {str(target)!r} is in the list already.")
+    return ModelTable(name=name, **{**table, "targets": targets})
+
+
+def _target(where: str, text: Any, backends: Mapping[str, BackendTable]) -> TargetName:
+    if not isinstance(text, str):
+        raise ConfigError(f'{where}: {_shown(text)} is not "backend/upstream-model".')
+    backend, _, model = text.partition("/")
+    if backend not in backends:
+        raise ConfigError(
+            f"{where}: {text!r}: there is no backend {backend!r}; there are: {', '.join(backends)}."
+        )
+    kind = backends[backend].kind
+    if KINDS[kind].names_models != bool(model):
+        right = f"{backend}/upstream-model" if KINDS[kind].names_models else backend
+        raise ConfigError(f"{where}: {text!r}: a backend of kind {kind!r} is named {right!r} here.")
+    return TargetName(backend, model)
+
+
+def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key in known:
+            continue
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed are: {', '.join(known)}."
+        raise ConfigError(f"{f'{where}.' if where else ''}{key}: there is no such key; {hint}")
+
+
+def _check_values(where: str, table: Mapping[str, Any], rules: Mapping[str, _Rule]) -> None:
+    for key, value in table.items():
+        rule = rules[key]
+        if value is None:
+            raise ConfigError(f"{where}.{key}: it is missing; it must be {rule.allowed}.")
+        if not rule.accepts(value):
+            raise ConfigError(f"{where}.{key}: {_shown(value)} is not {rule.allowed}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,182 @@
+"""A circuit breaker: a target that keeps failing is left alone for a while, then tried once."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from orchestrator.errors import RunError
+
+logger = logging.getLogger("orchestrator")
+
+FAILURES = 5
+"""So many failures in a row open it,"""
+SHARE, LEAST, WINDOW_S = 0.5, 10, 30.0
+"""and so does this share of at least so many calls in so many seconds."""
+OPEN_S, OPEN_MAX_S = 5.0, 60.0
+"""How long it stays open at first, and at most: each time in a row twice as long."""
+PROBE_S = 30.0
+"""How long a probe may keep others away without a sign of life."""
+ASK_AGAIN_S = 0.1
+"""How soon to ask again while a probe is under way."""
+
+
+class Permit:
+    """Leave to make one call, which ends with one report, or with ``leave`` and none.
+
+    Only the first report counts.
+    """
+
+    __slots__ = ("_breaker",)
+
+    def __init__(self, breaker: "Breaker") -> None:
+        self._breaker: Breaker | None = breaker
+
+    def alive(self) -> None:
+        """Note that an answer has begun: a probe need keep nobody away any longer."""
+        if self._breaker:
+            self._breaker.probed(self)
+
+    def succeeded(self) -> None:
+        """Note that the answer is whole, or at least that the target did its part."""
+        if breaker := self._take():
+            breaker.add_success(self)
+
+    def failed(self, error: RunError, again: bool = False) -> None:
+        """Note that the target failed; ``again`` where the same request asks it once more.
+
+        Such a failure doesn't count yet, unless the call was the probe.
+        """
+        if breaker := self._take():
+            breaker.add_failure(self, error, again)
+
+    def leave(self) -> None:
+        """Note that the call was ended by us: that tells nothing about the target."""
+        if breaker := self._take():
+            breaker.forget(self)
+
+    def _take(self) -> "Breaker | None":
+        breaker, self._breaker = self._breaker, None
+        return breaker
+
+
+class Breaker:
+    """Watches the calls to one target, named ``name`` in the log. ``clock``: monotonic seconds.
+
+    Closed, it lets every call through; open, none; after its time, one: the probe. Its first
+    sign of life closes the breaker, its failure opens it again for longer, and one that is never
+    reported on makes place for another.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._calls: deque[tuple[float, bool]] = deque()
+        self._failed_calls = 0
+        self._in_a_row = 0
+        self._openings = 0
+        self._open_until: float | None = None
+        self._probe: Permit | None = None
+        self._probe_until = 0.0
+        self._error: RunError | None = None
+
+    @property
+    def last_error(self) -> RunError | None:
+        """What the target failed with last."""
+        return self._error
+
+    def open_s(self) -> float:
+        """Return for how many seconds it stays open; 0 where it doesn't keep every call away."""
+        with self._lock:
+            return max(0.0, (self._open_until or 0.0) - self._clock())
+
+    def wait_s(self) -> float:
+        """Return the seconds until a call might be let through; 0 for now."""
+        with self._lock:
+            return self._wait_s()
+
+    def enter(self) -> Permit | None:
+        """Return leave for one call, or None where the target is to be left alone."""
+        with self._lock:
+            if self._wait_s():
+                return None
+            permit = Permit(self)
+            if self._open_until is not None:
+                self._probe = permit
+                self._probe_until = self._clock() + PROBE_S
+            return permit
+
+    def probed(self, permit: Permit) -> None:
+        """Close where ``permit`` is the probe's."""
+        with self._lock:
+            if permit is self._probe:
+                self._close()
+
+    def add_success(self, permit: Permit) -> None:
+        """Count a call that went well."""
+        with self._lock:
+            if permit is self._probe:
+                self._close()
+            if self._open_until is None:
+                self._openings = self._in_a_row = 0
+                self._count(failed=False)
+
+    def add_failure(self, permit: Permit, error: RunError, again: bool) -> None:
+        """Count a call that failed, and open where it is one too many."""
+        with self._lock:
+            self._error = error
+            if permit is self._probe:
+                self._open()
+            elif self._open_until is None and not again:
+                self._in_a_row += 1
+                self._count(failed=True)
+                if self._in_a_row >= FAILURES or self._fails_often():
+                    self._open()
+
+    def forget(self, permit: Permit) -> None:
+        """Drop a call that tells nothing."""
+        with self._lock:
+            if permit is self._probe:
+                self._probe = None
+
+    # Inside the lock
+
+    def _wait_s(self) -> float:
+        if self._open_until is None:
+            return 0.0
+        now = self._clock()
+        if now < self._open_until:
+            return self._open_until - now
+        if self._probe and now < self._probe_until:
+            return ASK_AGAIN_S
+        return 0.0
+
+    def _count(self, failed: bool) -> None:
+        now = self._clock()
+        self._calls.append((now, failed))
+        self._failed_calls += failed
+        while self._calls[0][0] <= now - WINDOW_S:
+            self._failed_calls -= self._calls.popleft()[1]
+
+    def _fails_often(self) -> bool:
+        calls = len(self._calls)
+        return calls >= LEAST and self._failed_calls >= SHARE * calls
+
+    def _open(self) -> None:
+        seconds = min(OPEN_MAX_S, OPEN_S * 2 ** min(self._openings, 10))
+        self._openings += 1
+        self._open_until = self._clock() + seconds
+        self._forget_calls()
+        logger.warning("%s fails: it is left alone for %g s", self._name, seconds)
+
+    def _close(self) -> None:
+        self._open_until = None
+        self._forget_calls()
+        logger.warning("%s answers again", self._name)
+
+    def _forget_calls(self) -> None:
+        self._probe = None
+        self._calls.clear()
+        self._failed_calls = self._in_a_row = 0

@@ -1,0 +1,196 @@
+"""The route over several targets: one after the other, under one deadline."""
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.backends.base import Backend, Finish, Message
+from orchestrator.errors import (
+    PipelineUnavailable,
+    RunError,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTruncated,
+)
+from orchestrator.job import GenerateRequest
+from orchestrator.routing.base import Attempt
+from orchestrator.routing.breaker import Breaker, Permit
+from orchestrator.routing.retry import Plan, Policy, Step
+from orchestrator.routing.slots import Slots, wait_for_any
+from orchestrator.stop import StopSignal
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model at a backend. Targets of one backend share its slots, those of one model too its
+    breaker.
+    """
+
+    name: str
+    backend: Backend
+    breaker: Breaker
+    slots: Slots
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Leave to ask a target, and the place there that is held for it."""
+
+    index: int
+    target: Target
+    permit: Permit
+
+
+class Failover:
+    """Asks its targets in order until one has given a whole answer.
+
+    The request's ``timeout_s`` runs from the call of ``stream``; whoever runs the request ends it
+    then. The route only begins no wait that would end later. ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        targets: Sequence[Target],
+        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = targets[0].name
+        self._model = model
+        self._targets = targets
+        self._policy = policy
+        self._clock = clock
+        self._rng = rng
+
+    def check(self) -> None:
+        """Raise PipelineUnavailable while every target is known to fail."""
+        opened = [target.breaker.open_s() for target in self._targets]
+        if not all(opened):
+            return
+        error = self._targets[0].breaker.last_error
+        raise PipelineUnavailable(
+            f"Nothing answers for the model {self._model} at the moment"
+            + (f". {error.message}" if error else "; try again later."),
+            retry_after=math.ceil(min(opened)),
+        )
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[str | Attempt | Finish, None, None]:
+        """Yield the answer. Raises the most telling attempt's RunError, or Stopped."""
+        plan = Plan(self._policy, len(self._targets), self._clock() + request.timeout_s, self._rng)
+        step: Step | None = plan.first
+        attempt = 0
+        while step:
+            _sleep(step.wait_s, stop)
+            entry = self._enter(step.targets, stop, plan)
+            attempt += 1
+            try:
+                if attempt > 1 or entry.index:
+                    yield Attempt(attempt, entry.target.name)
+                yield from _ask(entry, request, messages, stop)
+                return
+            except RunError as error:
+                stop.check()
+                step = plan.after(entry.index, error, self._clock())
+                again = step is not None and entry.index in step.targets
+                _report(entry.permit, error, again)
+            finally:
+                entry.permit.leave()
+                entry.target.slots.give()
+        raise plan.verdict() or _unavailable(self._targets)
+
+    def _enter(self, choices: Sequence[int], stop: StopSignal, plan: Plan) -> _Entry:
+        """Return leave for the first target that may be asked and has a free place.
+
+        Where all are full, the first place that comes free is waited for; where all are to be
+        left alone, the first that isn't any more, for as long as a Retry-After would be. Raises
+        RunError where that is too long.
+        """
+        patience = self._clock() + self._policy.retry_after_max_s
+        while True:
+            waits = {index: self._targets[index].breaker.wait_s() for index in choices}
+            allowed = [index for index in choices if not waits[index]]
+            if entry := self._enter_one_of(allowed, stop):
+                return entry
+            if not allowed:
+                wait_s = min(waits.values())
+                if self._clock() + wait_s > patience:
+                    raise plan.verdict() or _unavailable(self._targets)
+                _sleep(wait_s, stop)
+
+    def _enter_one_of(self, choices: Sequence[int], stop: StopSignal) -> _Entry | None:
+        """Return leave for one of them, waiting for a place where all are full."""
+        taken: int | None = None
+        for taken in choices:
+            if self._targets[taken].slots.take():
+                break
+        else:
+            taken = self._wait_for_place(choices, stop) if choices else None
+        if taken is None:
+            return None
+        target = self._targets[taken]
+        permit = target.breaker.enter()
+        if permit is None:
+            # Its breaker has opened, or lets one try, since it was looked at.
+            target.slots.give()
+            return None
+        return _Entry(taken, target, permit)
+
+    def _wait_for_place(self, choices: Sequence[int], stop: StopSignal) -> int:
+        slots = wait_for_any([self._targets[index].slots for index in choices], stop)
+        return next(index for index in choices if self._targets[index].slots is slots)
+
+
+def _ask(
+    entry: _Entry, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+) -> Generator[str | Finish, None, None]:
+    """Make one attempt, and report how it goes, but for its failure."""
+    permit, begun = entry.permit, False
+    stream = entry.target.backend.stream(request, messages, stop)
+    try:
+        for piece in stream:
+            if isinstance(piece, Finish):
+                permit.succeeded()
+                yield piece
+                return
+            if not begun:
+                begun = True
+                permit.alive()
+            yield piece
+        raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
+    finally:
+        stream.close()
+
+
+def _report(permit: Permit, error: RunError, again: bool) -> None:
+    """Tell the breaker of a failure, once for a request that asks a target again and again.
+
+    One request that no server can bear must not look like many.
+    """
+    if isinstance(error, UpstreamRejected):
+        # The target did its part: what came was no good.
+        permit.succeeded()
+    else:
+        permit.failed(error, again)
+
+
+def _sleep(seconds: float, stop: StopSignal) -> None:
+    """Wait, but not past a stop. Raises Stopped."""
+    if seconds > 0:
+        woken = threading.Event()
+        with stop.waking(woken.set):
+            woken.wait(seconds)
+    stop.check()
+
+
+def _unavailable(targets: Sequence[Target]) -> RunError:
+    """Return what the preferred target failed with last."""
+    error = targets[0].breaker.last_error
+    if error is None:
+        return UpstreamError("Nothing answers for this model at the moment; try again later.")
+    return type(error)(error.message, **error.details)

@@ -1,0 +1,150 @@
+"""When a failed attempt is worth another one, where, and how long to wait before it."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from orchestrator.errors import RunError, UpstreamRejected, UpstreamTimeout
+
+MOST_ATTEMPTS = 10
+"""Attempts of one request, all targets together."""
+BACKOFF_S = 0.25
+BACKOFF_MAX_S = 8.0
+"""The first wait between two attempts is up to BACKOFF_S; each next one up to twice as long."""
+
+_PASSING = frozenset({408, 409, 425, 429})
+
+
+class Verdict(Enum):
+    """Who may be asked after a failure."""
+
+    ANYONE = auto()
+    ANOTHER = auto()
+    NOBODY = auto()
+
+
+def judge(error: RunError) -> Verdict:
+    """Say who may be asked after ``error``.
+
+    What may pass by itself is worth a second try: a connection that isn't made or breaks, an
+    overload, an answer that is cut, stalls or makes no sense. A target that said nothing at all
+    is not asked again, nor one that means what it says. Content that a provider refuses on
+    principle is shown to no other one.
+    """
+    if error.details.get("reason") == "content_policy":
+        return Verdict.NOBODY
+    if isinstance(error, UpstreamTimeout):
+        silent = error.details.get("stage") != "idle"
+        return Verdict.ANOTHER if silent else Verdict.ANYONE
+    if isinstance(error, UpstreamRejected) or "reason" in error.details:
+        return Verdict.ANOTHER
+    status = error.details.get("status")
+    passes = status is None or status in _PASSING or status >= 500
+    return Verdict.ANYONE if passes else Verdict.ANOTHER
+
+
+def backoff(failures: int, rng: Callable[[], float] = random.random) -> float:
+    """Return the seconds to wait after that many failures: exponential, with full jitter."""
+    # No larger exponent than is needed: 2.0 ** 2000 is an error.
+    return rng() * float(min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(failures - 1, 10)))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How persistent a route is. ``retries`` are per target, after its first attempt."""
+
+    retries: int = 2
+    retry_after_max_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Ask the first of ``targets`` that has room, after ``wait_s`` seconds."""
+
+    targets: Sequence[int]
+    wait_s: float = 0.0
+
+
+class Plan:
+    """The attempts of one request over ``targets`` targets, of which number 0 is preferred.
+
+    ``deadline`` and the times that it is compared with are on one clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        targets: int,
+        deadline: float,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._policy = policy
+        self._deadline = deadline
+        self._rng = rng
+        self._left = list(range(targets))
+        self._failures = [0] * targets
+        self._errors: list[tuple[int, RunError]] = []
+        self._too_long = False
+
+    @property
+    def first(self) -> Step:
+        """The step to begin with."""
+        return Step(self._left)
+
+    def after(self, target: int, error: RunError, now: float) -> Step | None:
+        """Return what follows the failure of an attempt at ``target``; None where nothing does."""
+        self._errors.append((target, error))
+        self._failures[target] += 1
+        others = [other for other in self._left if other != target]
+        if len(self._errors) == MOST_ATTEMPTS:
+            return None
+        match self._judge(error):
+            case Verdict.NOBODY:
+                return None
+            case Verdict.ANYONE:
+                wait_s = self._wait(target, error, bool(others))
+                if wait_s is not None and now + wait_s < self._deadline:
+                    return Step([target, *others], wait_s)
+        self._left = others
+        return Step(others) if others else None
+
+    def verdict(self) -> RunError | None:
+        """Return the error of the most telling attempt; None where there was none.
+
+        What the client can mend comes first, then faults of the service, and what only its
+        operator can mend last. Of equals, the preferred target's last one: a fallback must not
+        hide why it was needed.
+        """
+        if not self._errors:
+            return None
+        return max(
+            enumerate(self._errors), key=lambda item: (_weight(item[1][1]), -item[1][0], item[0])
+        )[1][1]
+
+    def _judge(self, error: RunError) -> Verdict:
+        verdict = judge(error)
+        if error.details.get("reason") == "context_length":
+            # Once: the next target may hold more, but the third is no likelier to.
+            if self._too_long:
+                return Verdict.NOBODY
+            self._too_long = True
+        return verdict
+
+    def _wait(self, target: int, error: RunError, has_others: bool) -> float | None:
+        """Return the seconds to wait for this target; None where it isn't asked again."""
+        limit = self._policy.retries + 1
+        if self._failures[target] >= (min(limit, 2) if has_others else limit):
+            return None
+        asked = error.details.get("retry_after")
+        if asked is None:
+            return backoff(self._failures[target], self._rng)
+        return None if has_others and asked > self._policy.retry_after_max_s else float(asked)
+
+
+def _weight(error: RunError) -> int:
+    if judge(error) is Verdict.NOBODY:
+        return 3
+    if isinstance(error, UpstreamRejected):
+        return 2
+    return 1 if judge(error) is Verdict.ANYONE or isinstance(error, UpstreamTimeout) else 0

@@ -1,0 +1,97 @@
+"""How many calls one backend gets at once, and the line of those who wait for a place."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from orchestrator.stop import StopSignal
+
+
+class Slots:
+    """The places at one backend; None for no limit. First come, first served."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._lock = threading.Lock()
+        self._free = limit
+        self._waiting: deque[_Waiter] = deque()
+
+    def take(self) -> bool:
+        """Take a place, without waiting; False where none is free."""
+        with self._lock:
+            return self._take()
+
+    def give(self) -> None:
+        """Give a place back, to whoever has waited longest."""
+        with self._lock:
+            while self._waiting:
+                if self._waiting.popleft().accept(self):
+                    return
+            if self._free is not None:
+                self._free += 1
+
+    def join(self, waiter: "_Waiter") -> None:
+        """Put ``waiter`` in line, or let it in at once where a place is free."""
+        with self._lock:
+            if not self._free and self._free is not None:
+                self._waiting.append(waiter)
+            elif waiter.accept(self):
+                self._take()
+
+    def quit(self, waiter: "_Waiter") -> None:
+        """Take ``waiter`` out of the line."""
+        with self._lock:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def _take(self) -> bool:
+        if self._free is not None:
+            if not self._free:
+                return False
+            self._free -= 1
+        return True
+
+
+class _Waiter:
+    """Someone in one or more lines, who takes the first place offered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+        self.woken = threading.Event()
+        self.taken: Slots | None = None
+
+    def accept(self, slots: Slots) -> bool:
+        """Take the place, or refuse it."""
+        with self._lock:
+            if self.taken or self._closed:
+                return False
+            self.taken = slots
+        self.woken.set()
+        return True
+
+    def close(self) -> "Slots | None":
+        """Refuse all that is still offered, and return what was taken."""
+        with self._lock:
+            self._closed = True
+            return self.taken
+
+
+def wait_for_any(choices: Sequence[Slots], stop: StopSignal) -> Slots:
+    """Wait in every line at once, and return where a place was taken. Raises Stopped on a stop."""
+    waiter = _Waiter()
+    try:
+        with stop.waking(waiter.woken.set):
+            for slots in choices:
+                slots.join(waiter)
+            waiter.woken.wait()
+        stop.check()
+    except BaseException:
+        if taken := waiter.close():
+            taken.give()
+        raise
+    finally:
+        for slots in choices:
+            slots.quit(waiter)
+    taken = waiter.close()
+    assert taken
+    return taken

@@ -1,0 +1,367 @@
+"""Routes from a TOML file over real servers that fail: what the client gets, what they saw."""
+
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from orchestrator.bootstrap import build_service
+from orchestrator.config import load
+from orchestrator.errors import PipelineUnavailable
+from orchestrator.events import Completed, Event, Failed, Restarted, Token
+from orchestrator.job import Job, Status
+from orchestrator.service import Service
+from tests.fakes.asking import WAIT_S, a_request, eventually
+from tests.fakes.upstream import Upstream, start_upstream
+
+DEADLINE_S = 6.0
+TOLERANCE_S = 1.0
+TOKENS = [f"w{number} " for number in range(60)]
+SPARE = "".join(TOKENS[:7])
+"""What the second target says."""
+
+TIMES = """
+connect_timeout_s = 1
+first_token_timeout_s = 0.3
+idle_timeout_s = 0.3
+timeout_s = 6
+retry_after_max_s = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def primary() -> Iterator[Upstream]:
+    with start_upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def spare() -> Iterator[Upstream]:
+    with start_upstream() as upstream:
+        yield upstream
+
+
+@dataclass
+class Ran:
+    """A request that ended: its job, its log, and the seconds that it took."""
+
+    prompt: str
+    job: Job
+    events: list[Event]
+    seconds: float
+
+    @property
+    def restarts(self) -> list[Restarted]:
+        return [event for event in self.events if isinstance(event, Restarted)]
+
+    @property
+    def text(self) -> str:
+        """The answer as someone who follows the log has it in the end."""
+        pieces: list[str] = []
+        for event in self.events:
+            if isinstance(event, Restarted):
+                pieces.clear()
+            elif isinstance(event, Token):
+                assert event.chunk == len(pieces)
+                pieces.append(event.text)
+        return "".join(pieces)
+
+
+class Routed:
+    """A service whose only model has the given targets."""
+
+    def __init__(self, folder: Path, backends: dict[str, str], targets: list[str], more: str = ""):
+        tables = [
+            f'[backends.{name}]\nkind = "openai"\nbase_url = "{url}"'
+            + ("\nmax_concurrency = 1" if "one_at_a_time" in name else "")
+            for name, url in backends.items()
+        ]
+        names = ", ".join(f'"{target}"' for target in targets)
+        model = f"[models.default]\ntargets = [{names}]\n{more or TIMES}"
+        path = folder / f"{uuid4()}.toml"
+        path.write_text("\n".join([*tables, model]))
+        self.service: Service = build_service(load({"ORCHESTRATOR_CONFIG": str(path)}))
+        self.service.start()
+
+    def submit(self, prompt: str = "", **fields: Any) -> str:
+        fields = {"timeout_s": DEADLINE_S, "session_id": str(uuid4())} | fields
+        return self.service.submit(a_request(prompt or str(uuid4()), **fields)).request_id
+
+    def log(self, job_id: str) -> list[Event]:
+        return [event for _, event in self.service.read(job_id, -1, limit=100_000).events]
+
+    def ask(self, prompt: str = "", **fields: Any) -> Ran:
+        """Run a request to its end, which must be one, in time."""
+        began = time.monotonic()
+        job_id = self.submit(prompt, **fields)
+        job = self.service.wait(job_id, DEADLINE_S + TOLERANCE_S)
+        seconds = time.monotonic() - began
+        assert job.status.is_terminal, "neither an answer nor an error in time"
+        events = self.log(job_id)
+        ran = Ran(job.request.prompt, job, events, seconds)
+        assert sum(isinstance(event, Completed | Failed) for event in events) == 1
+        if job.status is Status.COMPLETED:
+            assert job.result == ran.text, "followers have what pollers have"
+        else:
+            assert job.result is None
+        return ran
+
+
+Route = Callable[..., Routed]
+
+
+@pytest.fixture
+def route(tmp_path: Path, primary: Upstream, spare: Upstream) -> Route:
+    """A function that makes a service of targets such as ``a/fault:cut/3``."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    backends = {
+        "a": primary.url,
+        "b": spare.url,
+        "dead": nowhere,
+        "one_at_a_time": primary.url,
+    }
+
+    def make(*targets: str, more: str = "") -> Routed:
+        used = {target.partition("/")[0] for target in targets}
+        chosen = {name: url for name, url in backends.items() if name in used}
+        return Routed(tmp_path, chosen, list(targets), more)
+
+    return make
+
+
+# fault of the first target, its calls when it is alone, the code that the client then gets (or
+# None where an answer comes all the same), its calls where there is a second one, and whether
+# that one then answers with a restart, without, or not at all.
+ANSWERS, RESTARTS, NOT_NEEDED, NOT_ASKED = "answers", "restarts", "not needed", "not asked"
+FAULTS = [
+    ("reset", 3, "UPSTREAM_ERROR", 2, ANSWERS),
+    ("close", 3, "UPSTREAM_ERROR", 2, ANSWERS),
+    ("junk", 3, "UPSTREAM_ERROR", 2, ANSWERS),
+    ("status/429", 3, "UPSTREAM_ERROR", 2, ANSWERS),
+    ("status/429/60", 1, "UPSTREAM_ERROR", 1, ANSWERS),
+    ("first/1/status/429/1", 2, None, 2, NOT_NEEDED),
+    ("first/1/status/500", 2, None, 2, NOT_NEEDED),
+    ("first/2/status/500", 3, None, 2, ANSWERS),
+    ("status/503", 3, "UPSTREAM_ERROR", 2, ANSWERS),
+    ("headers", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
+    ("silent", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
+    ("ok/5/1", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
+    ("drip", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
+    ("drip_head", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
+    ("cut/40/60", 3, "UPSTREAM_TRUNCATED", 2, RESTARTS),
+    ("cut_reset/40/60", 3, "UPSTREAM_TRUNCATED", 2, RESTARTS),
+    ("cut_clean/3", 3, "UPSTREAM_TRUNCATED", 2, RESTARTS),
+    ("first/1/cut/3", 2, None, 2, NOT_NEEDED),
+    ("stall/3", 3, "UPSTREAM_TIMEOUT", 2, RESTARTS),
+    ("alive_drip/3", 3, "UPSTREAM_TIMEOUT", 2, RESTARTS),
+    ("bad_json/3", 3, "UPSTREAM_ERROR", 2, RESTARTS),
+    ("error/3/500", 3, "UPSTREAM_ERROR", 2, RESTARTS),
+    ("no_done", 1, None, 1, NOT_NEEDED),
+    ("context", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
+    ("policy", 1, "UPSTREAM_REJECTED", 1, NOT_ASKED),
+    ("filter/3", 1, "UPSTREAM_REJECTED", 1, NOT_ASKED),
+    ("status/400", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
+    ("status/401", 1, "UPSTREAM_ERROR", 1, ANSWERS),
+    ("status/403", 1, "UPSTREAM_ERROR", 1, ANSWERS),
+    ("status/404", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
+    ("status/422", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
+    ("gzip_bomb", 1, "UPSTREAM_ERROR", 1, ANSWERS),
+    ("endless", 1, "UPSTREAM_ERROR", 1, RESTARTS),
+]
+
+
+@pytest.mark.parametrize(("fault", "calls", "code"), [row[:3] for row in FAULTS])
+def test_with_one_target_a_fault_is_overcome_or_is_one_clean_error(
+    route: Route, primary: Upstream, fault: str, calls: int, code: str | None
+) -> None:
+    ran = route(f"a/fault:{fault}").ask()
+
+    if code is None:
+        assert ran.job.status is Status.COMPLETED
+        assert ran.text == "".join(TOKENS[:5])
+    else:
+        assert (ran.job.status, ran.job.error_code) == (Status.FAILED, code)
+    assert ran.job.attempts == calls
+    assert ran.job.backend == f"a/fault:{fault}"
+    seen = primary.seen(ran.prompt)
+    assert seen["calls"] == calls
+    eventually(lambda: primary.seen(ran.prompt)["open"] == 0)
+
+
+@pytest.mark.parametrize(("fault", "calls", "then"), [(row[0], *row[3:]) for row in FAULTS])
+def test_with_two_targets_the_second_answers_where_the_first_does_not(
+    route: Route, primary: Upstream, spare: Upstream, fault: str, calls: int, then: str
+) -> None:
+    ran = route(f"a/fault:{fault}", "b/fault:ok/7").ask()
+
+    needed = then in (ANSWERS, RESTARTS)
+    if then == NOT_ASKED:
+        assert (ran.job.status, ran.job.error_code) == (Status.FAILED, "UPSTREAM_REJECTED")
+    else:
+        assert ran.job.status is Status.COMPLETED
+        assert ran.text == (SPARE if needed else "".join(TOKENS[:5]))
+    assert ran.job.backend == ("b/fault:ok/7" if needed else f"a/fault:{fault}")
+    assert ran.job.attempts == calls + needed
+    assert primary.seen(ran.prompt)["calls"] == calls
+    assert spare.seen(ran.prompt)["calls"] == needed
+    if then == RESTARTS:
+        assert ran.restarts[-1] == Restarted(calls + 1, "b/fault:ok/7")
+    elif fault != "first/1/cut/3":
+        assert not ran.restarts
+
+
+def test_a_server_that_is_not_there_is_passed_over(route: Route) -> None:
+    alone = route("dead/big").ask()
+    assert (alone.job.error_code, alone.job.attempts) == ("UPSTREAM_ERROR", 3)
+    assert "refused" in (alone.job.error or "")
+    assert route("dead/big", "b/fault:ok/7").ask().text == SPARE
+
+
+def test_a_healthy_request_works_after_each_fault(route: Route) -> None:
+    routed = route("a/big", "b/big")
+    for fault in ("cut", "stall", "reset", "status 500", "policy"):
+        routed.ask(f"fault:{fault}")
+        assert routed.ask("all is well again").text == "all is well again"
+
+
+def test_what_all_fail_with_is_the_preferred_targets_word(route: Route) -> None:
+    ran = route("a/fault:status/503", "dead/big").ask()
+    assert "HTTP status 503" in (ran.job.error or "")
+
+
+def test_what_the_client_can_mend_is_told_before_all_else(route: Route) -> None:
+    ran = route("a/fault:context", "b/fault:status/500").ask()
+    assert ran.job.error_code == "UPSTREAM_REJECTED"
+    assert "longer than I can read" in (ran.job.error or "")
+
+
+def test_a_refusal_of_the_content_tells_its_reason(route: Route) -> None:
+    assert "must not talk about that" in (route("a/fault:policy").ask().job.error or "")
+
+
+def test_the_wait_that_a_provider_asks_for_is_kept(route: Route, primary: Upstream) -> None:
+    ran = route("a/fault:first/1/status/429/1").ask()
+    first, second = primary.seen(ran.prompt)["times"]
+    assert 1.0 <= second - first < 1.5
+
+
+def test_a_longer_wait_is_kept_too_where_there_is_no_other(route: Route, primary: Upstream) -> None:
+    ran = route("a/fault:first/1/status/429/2").ask()
+    assert ran.job.status is Status.COMPLETED
+    first, second = primary.seen(ran.prompt)["times"]
+    assert 2.0 <= second - first < 2.5
+
+
+def test_retries_are_as_many_as_the_file_says(route: Route, primary: Upstream) -> None:
+    ran = route("a/fault:status/500", more="retries = 0").ask()
+    assert primary.seen(ran.prompt)["calls"] == ran.job.attempts == 1
+
+
+def test_a_failure_after_a_restart_is_no_answer(route: Route) -> None:
+    ran = route("a/fault:cut/40/60", "b/fault:status/401").ask()
+    assert (ran.job.status, ran.job.error_code) == (Status.FAILED, "UPSTREAM_TRUNCATED")
+    assert [restart.attempt for restart in ran.restarts] == [2, 3]
+    assert ran.text == ""
+
+
+def test_all_attempts_share_one_deadline(route: Route) -> None:
+    ran = route("a/fault:stall/3", "b/fault:stall/3", more="retries = 9").ask(timeout_s=0.8)
+    assert ran.job.error_code == "DEADLINE_EXCEEDED"
+    assert ran.seconds < 0.8 + TOLERANCE_S
+
+
+def test_a_cancel_ends_a_wait_between_attempts_at_once(route: Route, primary: Upstream) -> None:
+    routed = route("a/fault:status/429/5")
+    job_id = routed.submit("cancelled while waiting")
+    eventually(lambda: primary.seen("cancelled while waiting")["calls"] == 1)
+    began = time.monotonic()
+    routed.service.cancel(job_id)
+    assert routed.service.wait(job_id, WAIT_S).status is Status.CANCELLED
+    assert time.monotonic() - began < 1.0
+    assert primary.seen("cancelled while waiting")["calls"] == 1
+
+
+def test_a_target_that_keeps_failing_is_left_alone(
+    route: Route, primary: Upstream, spare: Upstream
+) -> None:
+    routed = route("a/fault:status/500", "b/fault:ok/7")
+    for number in range(7):
+        assert routed.ask(f"left alone {number}").text == SPARE
+    calls = [primary.seen(f"left alone {number}")["calls"] for number in range(7)]
+    assert calls == [2, 2, 2, 2, 2, 0, 0]
+    last = routed.ask("left alone")
+    assert (last.job.attempts, last.job.backend) == (1, "b/fault:ok/7")
+
+
+def test_submits_are_refused_while_every_target_is_left_alone(route: Route) -> None:
+    routed = route("a/fault:status/500", "dead/big", more="retries = 0")
+    for _ in range(5):
+        routed.ask()
+    with pytest.raises(PipelineUnavailable) as caught:
+        routed.submit()
+    assert 1 <= caught.value.retry_after <= 5
+    assert "HTTP status 500" in caught.value.message
+
+
+def test_what_clients_get_wrong_leaves_a_target_in_use(route: Route) -> None:
+    routed = route("a/fault:status/400")
+    for _ in range(12):
+        assert routed.ask().job.error_code == "UPSTREAM_REJECTED"
+
+
+def test_a_full_backend_is_passed_by(route: Route, primary: Upstream) -> None:
+    routed = route("one_at_a_time/fault:ok/5/0.1", "b/fault:ok/7")
+    slow = routed.submit("slow")
+    eventually(lambda: primary.seen("slow")["calls"] == 1)
+    quick = routed.ask("quick")
+    assert (quick.text, quick.job.backend, quick.job.attempts) == (SPARE, "b/fault:ok/7", 1)
+    assert routed.service.wait(slow, WAIT_S).backend == "one_at_a_time/fault:ok/5/0.1"
+
+
+def test_a_full_backend_is_waited_for_where_there_is_no_other(
+    route: Route, primary: Upstream
+) -> None:
+    routed = route("one_at_a_time/fault:ok/5/0.02")
+    ids = [routed.submit(f"in line {number}") for number in range(5)]
+    for job_id in ids:
+        assert routed.service.wait(job_id, WAIT_S).status is Status.COMPLETED
+    times = [primary.seen(f"in line {number}")["times"][0] for number in range(5)]
+    times.sort()
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    assert min(gaps) >= 0.09, "never two at once"
+
+
+def test_a_cancel_ends_the_wait_for_a_place_at_once(route: Route, primary: Upstream) -> None:
+    routed = route("one_at_a_time/fault:ok/5/0.2")
+    running = routed.submit("holds the place")
+    eventually(lambda: primary.seen("holds the place")["calls"] == 1)
+    waiting = routed.submit("wants the place")
+    eventually(lambda: routed.service.get(waiting).status is Status.PROCESSING)
+    routed.service.cancel(waiting)
+    assert routed.service.wait(waiting, 0.5).status is Status.CANCELLED
+    assert routed.service.wait(running, WAIT_S).status is Status.COMPLETED
+    assert primary.seen("wants the place")["calls"] == 0
+
+
+def test_of_a_thousand_answers_cut_anywhere_none_is_torn(route: Route) -> None:
+    routed = route("a/big")
+    places = random.Random(7)
+    ids = [
+        routed.submit(
+            f"fault:first 1 cut {places.randrange(1, 60)} 60 number {number}", timeout_s=60
+        )
+        for number in range(1_000)
+    ]
+    for job_id in ids:
+        job = routed.service.wait(job_id, 60)
+        ran = Ran(job.request.prompt, job, routed.log(job_id), 0)
+        assert (job.status, job.attempts, len(ran.restarts)) == (Status.COMPLETED, 2, 1)
+        assert job.result == ran.text == "".join(TOKENS[:5])

@@ -1,0 +1,180 @@
+"""A breaker opens, waits, tries once, and never stays stuck."""
+
+import pytest
+
+from orchestrator.errors import UpstreamError
+from orchestrator.routing.breaker import PROBE_S, WINDOW_S, Breaker, Permit
+from tests.fakes.clock import Clock
+
+ERROR = UpstreamError("The provider is down; try again later.")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> Breaker:
+    return Breaker("primary/big", clock)
+
+
+def enter(breaker: Breaker) -> Permit:
+    permit = breaker.enter()
+    assert permit
+    return permit
+
+
+def fail(breaker: Breaker, times: int = 1) -> None:
+    for _ in range(times):
+        enter(breaker).failed(ERROR)
+
+
+def succeed(breaker: Breaker, times: int = 1) -> None:
+    for _ in range(times):
+        enter(breaker).succeeded()
+
+
+def test_five_failures_in_a_row_open_it_for_five_seconds(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 4)
+    assert breaker.wait_s() == breaker.open_s() == 0
+    fail(breaker)
+    assert breaker.open_s() == pytest.approx(5.0)
+    assert breaker.enter() is None
+    assert breaker.last_error is ERROR
+    clock.advance(5.01)
+    assert breaker.open_s() == 0
+    assert breaker.enter()
+
+
+def test_a_success_between_them_begins_the_count_anew(breaker: Breaker) -> None:
+    for _ in range(2):
+        fail(breaker, 4)
+        succeed(breaker, 9)
+    assert breaker.open_s() == 0
+
+
+def test_half_of_ten_calls_open_it(breaker: Breaker) -> None:
+    succeed(breaker, 5)
+    fail(breaker, 4)
+    assert breaker.open_s() == 0
+    fail(breaker)
+    assert breaker.open_s() > 0
+
+
+def test_half_of_nine_calls_do_not(breaker: Breaker) -> None:
+    for _ in range(4):
+        fail(breaker)
+        succeed(breaker)
+    fail(breaker)
+    assert breaker.open_s() == 0
+
+
+def test_old_calls_do_not_count(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(4):
+        fail(breaker)
+        succeed(breaker)
+    clock.advance(WINDOW_S + 0.01)
+    fail(breaker)
+    succeed(breaker)
+    assert breaker.open_s() == 0
+
+
+def test_each_opening_in_a_row_is_twice_as_long_up_to_a_minute(
+    breaker: Breaker, clock: Clock
+) -> None:
+    fail(breaker, 5)
+    lengths = []
+    for _ in range(6):
+        lengths.append(breaker.open_s())
+        clock.advance(lengths[-1] + 0.01)
+        fail(breaker)
+    assert lengths == pytest.approx([5, 10, 20, 40, 60, 60])
+
+
+def test_a_whole_answer_makes_the_next_opening_short_again(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 5)
+    clock.advance(5.01)
+    fail(breaker)
+    clock.advance(10.01)
+    succeed(breaker)
+    fail(breaker, 5)
+    assert breaker.open_s() == pytest.approx(5.0)
+
+
+def half_open(breaker: Breaker, clock: Clock) -> Permit:
+    fail(breaker, 5)
+    clock.advance(5.01)
+    return enter(breaker)
+
+
+def test_only_one_probe_goes_at_a_time(breaker: Breaker, clock: Clock) -> None:
+    probe = half_open(breaker, clock)
+    assert breaker.enter() is None
+    assert breaker.wait_s() > 0
+    assert breaker.open_s() == 0, "submits may come: the probe will tell"
+    probe.succeeded()
+    assert breaker.enter()
+
+
+def test_the_probes_first_token_lets_others_in(breaker: Breaker, clock: Clock) -> None:
+    probe = half_open(breaker, clock)
+    probe.alive()
+    assert breaker.enter()
+
+
+def test_answers_that_begin_and_break_open_it_for_longer(breaker: Breaker, clock: Clock) -> None:
+    probe = half_open(breaker, clock)
+    probe.alive()
+    probe.failed(ERROR)
+    fail(breaker, 4)
+    assert breaker.open_s() == pytest.approx(10.0)
+
+
+def test_a_probe_that_is_cancelled_makes_place_for_another(breaker: Breaker, clock: Clock) -> None:
+    half_open(breaker, clock).leave()
+    assert breaker.enter()
+
+
+def test_a_probe_that_is_never_reported_on_makes_place_for_another(
+    breaker: Breaker, clock: Clock
+) -> None:
+    lost = half_open(breaker, clock)
+    clock.advance(PROBE_S + 0.01)
+    other = enter(breaker)
+    lost.failed(ERROR)
+    assert breaker.enter() is None, "the second probe is still under way"
+    other.succeeded()
+    assert breaker.enter()
+
+
+def test_calls_from_before_it_opened_change_nothing(breaker: Breaker) -> None:
+    slow, late = enter(breaker), enter(breaker)
+    fail(breaker, 5)
+    slow.succeeded()
+    late.failed(ERROR)
+    assert breaker.open_s() == pytest.approx(5.0)
+
+
+def test_a_request_that_tries_again_counts_once(breaker: Breaker) -> None:
+    for _ in range(4):
+        enter(breaker).failed(ERROR, again=True)
+        enter(breaker).failed(ERROR)
+    assert breaker.open_s() == 0
+    enter(breaker).failed(ERROR)
+    assert breaker.open_s() > 0
+
+
+def test_a_probe_that_fails_keeps_its_own_request_away_too(breaker: Breaker, clock: Clock) -> None:
+    half_open(breaker, clock).failed(ERROR, again=True)
+    assert breaker.open_s() == pytest.approx(10.0)
+
+
+def test_only_the_first_report_counts(breaker: Breaker) -> None:
+    fail(breaker, 4)
+    permit = enter(breaker)
+    permit.succeeded()
+    permit.failed(ERROR)
+    permit.leave()
+    fail(breaker, 4)
+    assert breaker.open_s() == 0
