@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.backends.anthropic import AnthropicBackend, headers_of
 from orchestrator.backends.base import Backend
 from orchestrator.backends.echo import EchoBackend
 from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.probe import list_models as models_of
 from orchestrator.backends.python import PythonBackend
+from orchestrator.backends.upstream import Limits
 from orchestrator.config import Settings
 from orchestrator.dispatch.pool import Pool
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile, TargetName
@@ -39,16 +41,32 @@ class Order:
     timeouts: Timeouts
     concurrency: int
 
+    @property
+    def limits(self) -> Limits:
+        """What a backend over HTTP is given."""
+        return Limits(
+            connect_timeout_s=self.timeouts.connect_timeout_s,
+            first_token_timeout_s=self.timeouts.first_token_timeout_s,
+            idle_timeout_s=self.timeouts.idle_timeout_s,
+            max_connections=self.concurrency,
+        )
+
 
 def _openai(order: Order) -> Backend:
     return OpenAIBackend(
         order.table.base_url or "",
         order.model,
         order.table.api_key,
-        connect_timeout_s=order.timeouts.connect_timeout_s,
-        first_token_timeout_s=order.timeouts.first_token_timeout_s,
-        idle_timeout_s=order.timeouts.idle_timeout_s,
-        max_connections=order.concurrency,
+        **order.limits,
+    )
+
+
+def _anthropic(order: Order) -> Backend:
+    return AnthropicBackend(
+        order.model,
+        order.table.api_key or "",
+        base_url=order.table.base_url or "",
+        **order.limits,
     )
 
 
@@ -62,6 +80,7 @@ def _echo(order: Order) -> Backend:
 
 MAKERS: dict[str, Callable[[Order], Backend]] = {
     "openai": _openai,
+    "anthropic": _anthropic,
     "python": _python,
     "echo": _echo,
 }
@@ -72,6 +91,8 @@ def list_models(table: BackendTable) -> Sequence[str] | None:
 
     Raises UpstreamError where it doesn't answer.
     """
+    if table.kind == "anthropic":
+        return models_of(f"{table.base_url}/v1", headers_of(table.api_key or ""))
     if table.kind != "openai":
         return None
     key = {"Authorization": f"Bearer {table.api_key}"} if table.api_key else {}
@@ -83,11 +104,16 @@ def routes_file(settings: Settings) -> RoutesFile:
     if settings.routes:
         return settings.routes
     kind = settings.backend if settings.backend in MAKERS else "python"
+    servers = {
+        "openai": (settings.openai_base_url, settings.openai_api_key),
+        "anthropic": (settings.anthropic_base_url, settings.anthropic_api_key),
+    }
+    base_url, api_key = servers.get(kind, (None, None))
     table = BackendTable(
         name=settings.backend,
         kind=kind,
-        base_url=settings.openai_base_url,
-        api_key=settings.openai_api_key,
+        base_url=base_url,
+        api_key=api_key,
         callable=settings.backend,
         delay_s=settings.echo_delay_s,
     )

@@ -109,6 +109,8 @@ def greeting(settings: config.Settings) -> str:
             "make run",
             "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=llama3.2 "
             "OPENAI_BASE_URL=http://127.0.0.1:11434/v1 make run",
+            "  ORCHESTRATOR_BACKEND=anthropic ORCHESTRATOR_MODEL=claude-haiku-4-5 "
+            "ANTHROPIC_API_KEY=... make run",
             "  ORCHESTRATOR_BACKEND=package.module:callable make run",
         ]
     return "\n".join(lines) + "\n\n"

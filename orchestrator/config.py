@@ -47,14 +47,14 @@ def _text(text: str) -> str:
 
 
 def _backend(text: str) -> str:
-    """echo, openai, or package.module:callable"""
-    if text not in ("echo", "openai") and not all(text.partition(":")):
+    """echo, openai, anthropic, or package.module:callable"""
+    if text not in ("echo", "openai", "anthropic") and not all(text.partition(":")):
         raise ValueError
     return text
 
 
 def _url(text: str) -> str:
-    """an address such as http://127.0.0.1:8000/v1"""
+    """an address with http:// or https://"""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError
@@ -106,11 +106,14 @@ class Settings:
         "ORCHESTRATOR_BACKEND",
         "echo",
         _backend,
-        "What answers: `echo`, `openai` (any OpenAI-compatible server), or "
+        "What answers: `echo`, `openai` (any OpenAI-compatible server), `anthropic`, or "
         "`package.module:callable`, a Python callable of your own.",
     )
     model: str | None = setting(
-        "ORCHESTRATOR_MODEL", None, _text, "The upstream's model name; required for `openai`."
+        "ORCHESTRATOR_MODEL",
+        None,
+        _text,
+        "The upstream's model name; required for `openai` and `anthropic`.",
     )
     openai_base_url: str = setting(
         "OPENAI_BASE_URL",
@@ -120,6 +123,15 @@ class Settings:
     )
     openai_api_key: str | None = setting(
         "OPENAI_API_KEY", None, _text, "Sent to that server as a bearer token.", secret=True
+    )
+    anthropic_base_url: str = setting(
+        "ANTHROPIC_BASE_URL",
+        "https://api.anthropic.com",
+        _url,
+        "Where the Messages API is; `/v1/messages` is added.",
+    )
+    anthropic_api_key: str | None = setting(
+        "ANTHROPIC_API_KEY", None, _text, "The key for it; required for `anthropic`.", secret=True
     )
     routes: RoutesFile | None = setting(
         "ORCHESTRATOR_CONFIG",
@@ -275,10 +287,16 @@ def _check(settings: Settings) -> None:
             "processes share no memory. Set WEB_CONCURRENCY=1; one process serves thousands of "
             "streams."
         )
-    if settings.backend == "openai" and not settings.model and not settings.routes:
+    servers = {"openai": settings.openai_base_url, "anthropic": settings.anthropic_base_url}
+    if settings.backend in servers and not settings.model and not settings.routes:
         raise ConfigError(
-            "ORCHESTRATOR_MODEL is not set. The openai backend needs the name of a model that "
-            f"{settings.openai_base_url} serves."
+            f"ORCHESTRATOR_MODEL is not set. The {settings.backend} backend needs the name of a "
+            f"model that {servers[settings.backend]} serves."
+        )
+    if settings.backend == "anthropic" and not settings.anthropic_api_key and not settings.routes:
+        raise ConfigError(
+            "ANTHROPIC_API_KEY is not set. The anthropic backend needs a key for "
+            f"{settings.anthropic_base_url}."
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise ConfigError(

@@ -92,6 +92,9 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "openai": Kind(optional=("base_url", "api_key_env"), base_url="https://api.openai.com/v1"),
+    "anthropic": Kind(
+        required=("api_key_env",), optional=("base_url",), base_url="https://api.anthropic.com"
+    ),
     "python": Kind(required=("callable",), names_models=False),
     "echo": Kind(optional=("delay_s",), names_models=False),
 }

@@ -36,7 +36,8 @@ installs = pytest.mark.skipif(
 
 def environment(**more: str) -> dict[str, str]:
     """This process's own, without what make and the settings of a developer leave in it."""
-    foreign = ("MAKE", "MFLAGS", "ORCHESTRATOR_", "OPENAI_", "GUNICORN_", "FLASK_", "PYTEST_")
+    foreign = ("MAKE", "MFLAGS", "GUNICORN_", "FLASK_", "PYTEST_")
+    foreign += ("ORCHESTRATOR_", "OPENAI_", "ANTHROPIC_")
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -75,7 +75,7 @@ def environment(**environ: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("ORCHESTRATOR_", "OPENAI_"))
+        if not name.startswith(("ORCHESTRATOR_", "OPENAI_", "ANTHROPIC_"))
         and name not in ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS")
     }
     return kept | {"PYTHONPATH": str(ROOT)} | environ

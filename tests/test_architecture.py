@@ -22,9 +22,11 @@ FLOORS: dict[str, list[str]] = {
         "stores backends",
         "stores.base stores.log backends.base backends.native backends.probe",
         "backends.rejections backends.sse_reader backends.text",
-        "stores.keys stores.order stores.sessions backends.paced",
+        "stores.keys stores.order stores.sessions backends.keys backends.paced",
         "backends.upstream",
-        "stores.memory backends.echo backends.openai backends.python",
+        "backends.answer",
+        "backends.refusals",
+        "stores.memory backends.anthropic backends.echo backends.openai backends.python",
     ],
     "routing": [
         "routing",

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException
 from math import isfinite
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 from weakref import finalize
 
@@ -32,6 +32,13 @@ _DRAIN_S = 0.1
 # Many servers close a connection that was idle for 5 s (uvicorn's and node's default). One that
 # is reused before that can't meet the close on its way.
 _KEEP_S = 4.0
+
+_HEADERS = {
+    "Accept": "text/event-stream, application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": "orchestrator",
+}
 
 
 class _Line:
@@ -62,31 +69,26 @@ class _Line:
         self.handle.close()
 
 
+class Limits(TypedDict):
+    """Timeouts in seconds, and how many idle connections are kept for reuse."""
+
+    connect_timeout_s: float
+    first_token_timeout_s: float
+    idle_timeout_s: float
+    max_connections: int
+
+
 class Upstream:
-    """One provider, by its base URL, with the timeouts for it in seconds.
+    """One provider, by its base URL."""
 
-    ``max_connections`` is how many idle connections are kept for reuse.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        connect_timeout_s: float,
-        first_token_timeout_s: float,
-        idle_timeout_s: float,
-        max_connections: int,
-    ) -> None:
+    def __init__(self, base_url: str, **limits: Unpack[Limits]) -> None:
         url = urlsplit(base_url)
         self.host = url.hostname or ""
         self.port = url.port or (443 if url.scheme == "https" else 80)
         self.tls = ssl.create_default_context() if url.scheme == "https" else None
-        self.connect_timeout_s = connect_timeout_s
-        self.first_token_timeout_s = first_token_timeout_s
-        self.idle_timeout_s = idle_timeout_s
+        self.limits = limits
         self._path, self._query = url.path.rstrip("/"), url.query
         self._host_header = url.netloc.rpartition("@")[2]
-        self._max_connections = max_connections
         self._idle: list[_Line] = []
         self._lock = threading.Lock()
         finalize(self, _close_all, self._idle)
@@ -95,7 +97,7 @@ class Upstream:
     def post(
         self, path: str, headers: Mapping[str, str], body: bytes, stop: StopSignal
     ) -> Iterator["Call"]:
-        """Send ``body`` and give the call once the answer's head is there.
+        """Send ``body``, which is JSON, and give the call once the answer's head is there.
 
         Leaving the context ends the call: the connection is kept where the answer was read to
         its end, and closed at once otherwise. Raises Stopped, UpstreamTimeout (with the stage
@@ -105,7 +107,7 @@ class Upstream:
         call = Call(self, stop)
         with stop.waking(call.abort):
             try:
-                call.begin(target, {"Host": self._host_header, **headers}, body)
+                call.begin(target, {"Host": self._host_header, **_HEADERS, **headers}, body)
                 yield call
             finally:
                 call.close()
@@ -127,7 +129,7 @@ class Upstream:
         with self._lock:
             stale = [kept for kept in self._idle if line.used_at - kept.used_at > _KEEP_S]
             del self._idle[: len(stale)]
-            if len(self._idle) < self._max_connections:
+            if len(self._idle) < self.limits["max_connections"]:
                 self._idle.append(line)
             else:
                 stale.append(line)
@@ -141,7 +143,7 @@ class Call:
     def __init__(self, upstream: Upstream, stop: StopSignal) -> None:
         self._upstream = upstream
         self._stop = stop
-        self._clock = Clock("connect", upstream.connect_timeout_s)
+        self._clock = Clock("connect", upstream.limits["connect_timeout_s"])
         self._lock = new_lock()
         self._handle: socket.socket | None = None
         self._broken = False
@@ -177,7 +179,7 @@ class Call:
         try:
             line = self._line = self._upstream.take() or self._open()
             self._hold(line.handle)
-            self._clock.start("first_token", self._upstream.first_token_timeout_s)
+            self._clock.start("first_token", self._upstream.limits["first_token_timeout_s"])
             line.paced.clock = self._clock
             # A server may answer and close before it has read all of a request.
             with suppress(BrokenPipeError):
@@ -189,7 +191,7 @@ class Call:
 
     def lives(self) -> None:
         """Note that the answer has begun and goes on: the idle timeout runs from now."""
-        self._clock.start("idle", self._upstream.idle_timeout_s)
+        self._clock.start("idle", self._upstream.limits["idle_timeout_s"])
 
     def allow(self, seconds: float) -> None:
         """Give what is left of the answer that much time in all."""

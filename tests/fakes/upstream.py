@@ -1,9 +1,10 @@
-"""An OpenAI-compatible server that misbehaves on demand, in a process of its own.
+"""A model server that misbehaves on demand, in a process of its own.
 
-``with start_upstream() as upstream`` gives ``upstream.url``, to be used as the base URL. What
-happens is said by each request: by its model name, ``fault:cut/3/5``, or else by the first words
-of its last message, ``fault:cut 3 5``. Numbers that aren't given have the defaults below; words
-after them are ignored, and make a prompt unique. A text that names no fault is said back.
+``with start_upstream() as upstream`` gives ``upstream.url``, to be used as the base URL. The path
+of a request says whether OpenAI's or Anthropic's dialect is spoken (see dialects.py). What happens
+is said by each request: by its model name, ``fault:cut/3/5``, or else by the first words of its
+last message, ``fault:cut 3 5``. Numbers that aren't given have the defaults below; words after
+them are ignored, and make a prompt unique. A text that names no fault is said back.
 
 Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all below):
   ok n=5 delay=0          one token a chunk, ``delay`` seconds before each
@@ -15,14 +16,15 @@ Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all b
   packed n=5              all events in one chunk
   utf8                    characters of 1 to 4 bytes, each byte a TCP segment
   surrogates              one emoji, cut in two escapes, in two events
-  reasoning n=5 delay=0   n pieces of reasoning_content, then n tokens
-  no_done n=5             a finish reason, but no [DONE]
-  no_finish n=5           [DONE], but no finish reason
-  no_usage n=5            no chunk with the usage
+  reasoning n=5 delay=0   n thoughts, then n tokens
+  hidden n=5 delay=0.02   a thought that isn't shown: n signs of life, then n tokens
+  no_done n=5             a finish reason, but no end mark
+  no_finish n=5           the end mark, but no finish reason
+  no_usage n=5            no usage
   no_end n=5              a finish reason, then silence on an open connection
   cut_end n=5             a finish reason, then a reset
   http10 n=5              neither length nor chunks: the answer ends with the connection
-  json n=5                one chat.completion object, for all that a stream was asked for
+  json n=5                one object, for all that a stream was asked for
   gzip n=5                compressed, though that was refused
   closing n=5             a whole answer, after which the server closes the kept connection
 
@@ -32,7 +34,7 @@ No answer:
   silent                  no byte at all
   drip_head delay=0.02    the headers, one byte after the other
   headers                 the headers, then silence
-  ping delay=0.02         comments without end
+  ping delay=0.02         signs of life without end
   drip delay=0.02         one comment without end, byte after byte
   role delay=0.02         events without text and without end
   status code=500 retry_after=0   an error object; retry_after 0 sends no such header
@@ -43,7 +45,8 @@ No answer:
   long_error code=400     an error message of 100,000 characters
   endless_error code=400  an error body that doesn't end
   stuck_error code=400    an error body that stops in the middle
-  leak code=400           an error message that quotes the request's Authorization header
+  leak code=400           an error message that quotes the header with the request's key
+  broke                   400, since the account is empty
   redirect                to another server
   page                    a web page, as if all were well
   empty_json              an empty JSON object, as if all were well
@@ -52,15 +55,18 @@ Half an answer:
   cut k=3 n=5             closed after k tokens
   cut_reset k=3 n=5       reset after k tokens
   cut_clean k=3           ended in good form after k tokens, without a word why
-  cut_json                a chat.completion that ends in the middle
+  cut_json                a whole answer's object that ends in the middle
   stall k=3               silence after k tokens
-  alive k=3 delay=0.02 pings=20   comments between the kth token and the rest, of 5
+  alive k=3 delay=0.02 pings=20   signs of life between the kth token and the rest, of 5
   alive_drip k=3 delay=0.02       after k tokens one event without end, byte after byte
   bad_json k=3            after k tokens what is no JSON; deep_json: JSON, but 100,000 deep
-  wrong_json k=3          after k tokens JSON that is no completion
+  wrong_json k=3          after k tokens JSON of a wrong shape
   error k=3 code=500      after k tokens an error object
-  filter k=3              the finish reason "content_filter"
-  abort k=3               the finish reason "abort"
+  odd_error k=3           after k tokens an error object whose fields have wrong types
+  filter k=3              the finish reason for what must not be said
+  explained k=3           the same, and why (Anthropic's dialect alone)
+  abort k=3               the finish reason for an answer that was broken off
+  reason                  5 tokens and the finish reason that the next word is
   endless                 tokens without end, as fast as they go
   long_line               one line without end
   long_event              one event of many lines, without end
@@ -97,8 +103,13 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.dialects import DIALECTS, Event, OpenAI, words
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 LIFETIME_S = 600.0
 HOLD_S = 60.0
+
+KEY_HEADERS = {dialect.key_header for dialect in DIALECTS.values()}
 
 FAULTS: dict[str, Callable[..., None]] = {}
 
@@ -130,10 +141,10 @@ def start_upstream(certificate: Path | None = None, key: Path | None = None) -> 
 
     The counters are always served over plain http, on a port of their own.
     """
-    command = [sys.executable, str(Path(__file__).resolve())]
+    command = [sys.executable, "-m", "tests.fakes.upstream"]
     if certificate and key:
         command += [str(certificate), str(key)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
     try:
@@ -213,13 +224,13 @@ class Request:
         asked = next(
             (text for text in (self.body["model"], self.prompt) if text.startswith("fault:")), ""
         )
-        name, *words = re.split(r"[\s/]+", asked.removeprefix("fault:"))
+        name, *more = re.split(r"[\s/]+", asked.removeprefix("fault:"))
         if name == "first":
-            count, name, *words = words
+            count, name, *more = more
             if call > int(count):
                 return "ok", []
         numbers = []
-        for word in words:
+        for word in more:
             if not re.fullmatch(r"\d+(\.\d+)?", word):
                 break
             numbers.append(float(word))
@@ -232,6 +243,7 @@ class Reply:
     def __init__(self, connection: socket.socket, request: Request) -> None:
         self.connection = connection
         self.request = request
+        self.dialect = DIALECTS.get(request.path, OpenAI)()
         self.keeps = True
         self.newline = "\n"
         self._chunked = True
@@ -271,30 +283,31 @@ class Reply:
         """Send lines of an event stream, and the blank one."""
         self.chunk("".join(f"{line}{self.newline}" for line in (*lines, "")).encode())
 
-    def event(self, payload: Any) -> None:
-        self.line(f"data: {json.dumps(payload)}")
-
-    def delta(self, reason: str | None = None, **delta: str) -> None:
-        self.event(completion({"index": 0, "delta": delta, "finish_reason": reason}))
+    def say(self, *events: Event) -> None:
+        """Send events."""
+        for name, data in events:
+            self.line(*([f"event: {name}"] if name else []), f"data: {data}")
 
     def tokens(self, first: float, last: float, delay: float = 0) -> None:
         """Send the tokens from number ``first`` to before number ``last``."""
-        for number in range(int(first), int(last)):
+        for token in words(last)[int(first) :]:
             if delay:
                 self.wait(delay)
-            self.delta(content=f"w{number} ")
+            self.say(*self.dialect.text(token))
 
     def finish(
         self, n: float, reason: str | None = "stop", usage: bool = True, done: bool = True
     ) -> None:
         """Send the finish reason, the usage, the end mark and the end of the answer."""
-        if reason:
-            self.delta(reason)
-        if usage:
-            self.event({**completion(), "usage": counted(n)})
+        self.say(*self.dialect.ending(reason, n if usage else None))
         if done:
-            self.line("data: [DONE]")
+            self.say(self.dialect.done())
         self.end()
+
+    def fail(self, code: float, text: str = "upstream says no", **headers: str) -> None:
+        """Send an error object as the answer."""
+        body = self.dialect.error_body(code, text)
+        self.whole(int(code), "application/json", body, **headers)
 
     def end(self) -> None:
         if self._chunked:
@@ -332,40 +345,18 @@ def fault(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def completion(*choices: dict[str, Any]) -> dict[str, Any]:
-    return {"id": "c1", "object": "chat.completion.chunk", "choices": list(choices)}
-
-
-def counted(n: float) -> dict[str, int]:
-    return {"prompt_tokens": 7, "completion_tokens": int(n), "total_tokens": 7 + int(n)}
-
-
-def whole_completion(n: float) -> bytes:
-    text = "".join(f"w{number} " for number in range(int(n)))
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return json.dumps({**completion(choice), "usage": counted(n)}).encode()
-
-
-def error_object(code: float, text: str = "upstream says no") -> bytes:
-    kind = "invalid_request_error" if code == 400 else "server_error"
-    return json.dumps({"error": {"message": text, "type": kind, "code": None}}).encode()
-
-
 def answer(reply: Reply, prompt: str) -> None:
     """Say the prompt back, word by word."""
-    words = re.findall(r"\S+\s*", prompt)
+    pieces = re.findall(r"\S+\s*", prompt)
     reply.head()
-    reply.delta(role="assistant", content="")
-    for word in words:
-        reply.delta(content=word)
-    reply.finish(len(words))
+    for piece in pieces:
+        reply.say(*reply.dialect.text(piece))
+    reply.finish(len(pieces))
 
 
 @fault
 def ok(reply: Reply, n: float = 5, delay: float = 0) -> None:
     reply.head()
-    reply.delta(role="assistant", content="")
     reply.tokens(0, n, delay)
     reply.finish(n)
 
@@ -409,29 +400,30 @@ def comments(reply: Reply, n: float = 5) -> None:
 @fault
 def multiline(reply: Reply, n: float = 5) -> None:
     reply.head()
-    for number in range(int(n)):
-        choice = {"index": 0, "delta": {"content": f"w{number} "}, "finish_reason": None}
-        text = json.dumps(completion(choice), indent=1)
-        reply.line("event: message", f"id: {number}", *(f"data:{x}" for x in text.splitlines()))
+    for number, token in enumerate(words(n)):
+        for name, data in reply.dialect.text(token):
+            text = json.dumps(json.loads(data), indent=1)
+            lines = [f"data:{line}" for line in text.splitlines()]
+            reply.line(f"event: {name or 'message'}", f"id: {number}", *lines)
     reply.finish(n)
 
 
 @fault
 def packed(reply: Reply, n: float = 5) -> None:
-    deltas = [{"index": 0, "delta": {"content": f"w{number} "}} for number in range(int(n))]
-    events = [completion(delta) for delta in deltas]
-    end = [completion({"index": 0, "delta": {}, "finish_reason": "stop"})]
-    lines = [json.dumps(event) for event in (*events, *end, {**completion(), "usage": counted(n)})]
+    tokens = [event for token in words(n) for event in reply.dialect.text(token)]
+    events = [*tokens, *reply.dialect.ending("stop", n), reply.dialect.done()]
     reply.head()
-    reply.line(*(f"data: {line}\n" for line in (*lines, "[DONE]")))
+    reply.line(*(f"event: {name}\ndata: {data}\n" for name, data in events))
     reply.end()
 
 
 @fault
 def utf8(reply: Reply) -> None:
     reply.head()
-    choice = {"index": 0, "delta": {"content": "aé€😀"}, "finish_reason": None}
-    event = f"data: {json.dumps(completion(choice), ensure_ascii=False)}\n\n".encode()
+    *opening, (name, data) = reply.dialect.text("aé€😀")
+    reply.say(*opening)
+    raw = json.dumps(json.loads(data), ensure_ascii=False)
+    event = f"event: {name}\ndata: {raw}\n\n".encode()
     reply.drip(b"%x\r\n" % len(event), 0)
     reply.drip(event, 0.001)
     reply.send(b"\r\n")
@@ -441,8 +433,7 @@ def utf8(reply: Reply) -> None:
 @fault
 def surrogates(reply: Reply) -> None:
     reply.head()
-    reply.delta(content="a\ud83d")
-    reply.delta(content="\ude00b")
+    reply.say(*reply.dialect.text("a\ud83d"), *reply.dialect.text("\ude00b"))
     reply.finish(2)
 
 
@@ -451,8 +442,19 @@ def reasoning(reply: Reply, n: float = 5, delay: float = 0) -> None:
     reply.head()
     for number in range(int(n)):
         reply.wait(delay)
-        reply.delta(reasoning_content=f"thought {number} ")
+        reply.say(*reply.dialect.thought(f"thought {number} "))
     reply.tokens(0, n, delay)
+    reply.finish(n)
+
+
+@fault
+def hidden(reply: Reply, n: float = 5, delay: float = 0.02) -> None:
+    reply.head()
+    reply.say(*reply.dialect.thought(""))
+    for _ in range(int(n)):
+        reply.wait(delay)
+        reply.line(*reply.dialect.ping())
+    reply.tokens(0, n)
     reply.finish(n)
 
 
@@ -481,7 +483,7 @@ def no_usage(reply: Reply, n: float = 5) -> None:
 def no_end(reply: Reply, n: float = 5) -> None:
     reply.head()
     reply.tokens(0, n)
-    reply.delta("stop")
+    reply.say(*reply.dialect.ending("stop", None))
     reply.hold()
 
 
@@ -489,7 +491,7 @@ def no_end(reply: Reply, n: float = 5) -> None:
 def cut_end(reply: Reply, n: float = 5) -> None:
     reply.head()
     reply.tokens(0, n)
-    reply.delta("stop")
+    reply.say(*reply.dialect.ending("stop", None))
     reply.wait(0.05)
     reply.reset()
 
@@ -503,12 +505,12 @@ def http10(reply: Reply, n: float = 5) -> None:
 
 @fault
 def json_(reply: Reply, n: float = 5) -> None:
-    reply.whole(200, "application/json; charset=utf-8", whole_completion(n))
+    reply.whole(200, "application/json; charset=utf-8", reply.dialect.whole(n))
 
 
 @fault
 def gzip_(reply: Reply, n: float = 5) -> None:
-    body = gzip.compress(whole_completion(n))
+    body = gzip.compress(reply.dialect.whole(n))
     reply.whole(200, "application/json", body, Content_Encoding="gzip")
 
 
@@ -555,7 +557,7 @@ def headers(reply: Reply) -> None:
 def ping(reply: Reply, delay: float = 0.02) -> None:
     reply.head()
     while True:
-        reply.line(": ping")
+        reply.line(*reply.dialect.ping())
         reply.wait(delay)
 
 
@@ -571,14 +573,13 @@ def drip(reply: Reply, delay: float = 0.02) -> None:
 def role(reply: Reply, delay: float = 0.02) -> None:
     reply.head()
     while True:
-        reply.delta(role="assistant", content="")
+        reply.say(*reply.dialect.nothing())
         reply.wait(delay)
 
 
 @fault
 def status(reply: Reply, code: float = 500, retry_after: float = 0) -> None:
-    more = {"Retry_After": f"{retry_after:g}"} if retry_after else {}
-    reply.whole(int(code), "application/json", error_object(code), **more)
+    reply.fail(code, **({"Retry_After": f"{retry_after:g}"} if retry_after else {}))
 
 
 @fault
@@ -596,12 +597,12 @@ def policy(reply: Reply) -> None:
 @fault
 def busy_until(reply: Reply) -> None:
     date = formatdate(time.time() + 30, usegmt=True)
-    reply.whole(429, "application/json", error_object(429), Retry_After=date)
+    reply.fail(429, Retry_After=date)
 
 
 @fault
 def busy_ms(reply: Reply) -> None:
-    reply.whole(429, "application/json", error_object(429), Retry_After_Ms="1500")
+    reply.fail(429, Retry_After_Ms="1500")
 
 
 @fault
@@ -617,8 +618,7 @@ def html(reply: Reply, code: float = 404) -> None:
 
 @fault
 def long_error(reply: Reply, code: float = 400) -> None:
-    text = "bad\n\x1b[31m \u202einput " + "y" * 40_000
-    reply.whole(int(code), "application/json", error_object(code, text))
+    reply.fail(code, "bad\n\x1b[31m \u202einput " + "y" * 40_000)
 
 
 @fault
@@ -631,14 +631,18 @@ def endless_error(reply: Reply, code: float = 400) -> None:
 @fault
 def stuck_error(reply: Reply, code: float = 400) -> None:
     reply.head(int(code), "application/json")
-    reply.chunk(error_object(code)[:-5])
+    reply.chunk(reply.dialect.error_body(code)[:-5])
     reply.hold()
 
 
 @fault
 def leak(reply: Reply, code: float = 400) -> None:
-    text = f"can't read {reply.request.headers.get('authorization')}"
-    reply.whole(int(code), "application/json", error_object(code, text))
+    reply.fail(code, f"can't read {reply.request.headers.get(reply.dialect.key_header)}")
+
+
+@fault
+def broke(reply: Reply) -> None:
+    reply.fail(400, "Your credit balance is too low to access the API.")
 
 
 @fault
@@ -680,7 +684,7 @@ def cut_clean(reply: Reply, k: float = 3) -> None:
 
 @fault
 def cut_json(reply: Reply) -> None:
-    body = whole_completion(5)
+    body = reply.dialect.whole(5)
     framing = f"Content-Length: {len(body)}"
     reply.send(reply.head_bytes(200, "application/json", framing) + body[:-9])
     reply.cut()
@@ -699,7 +703,7 @@ def alive(reply: Reply, k: float = 3, delay: float = 0.02, pings: float = 20) ->
     reply.tokens(0, k)
     for _ in range(int(pings)):
         reply.wait(delay)
-        reply.line(": ping")
+        reply.line(*reply.dialect.ping())
     reply.tokens(k, 5)
     reply.finish(5)
 
@@ -717,7 +721,7 @@ def alive_drip(reply: Reply, k: float = 3, delay: float = 0.02) -> None:
 def bad_json(reply: Reply, k: float = 3) -> None:
     reply.head()
     reply.tokens(0, k)
-    reply.line('data: {"choices": [{')
+    reply.line('data: {"type": [{')
     reply.hold()
 
 
@@ -733,7 +737,7 @@ def deep_json(reply: Reply, k: float = 3) -> None:
 def wrong_json(reply: Reply, k: float = 3) -> None:
     reply.head()
     reply.tokens(0, k)
-    reply.event({"choices": [{"delta": {"content": 7}}]})
+    reply.say(reply.dialect.wrong())
     reply.hold()
 
 
@@ -741,7 +745,15 @@ def wrong_json(reply: Reply, k: float = 3) -> None:
 def error(reply: Reply, k: float = 3, code: float = 500) -> None:
     reply.head()
     reply.tokens(0, k)
-    reply.event({"error": {"message": "upstream says no", "type": "Whatever", "code": int(code)}})
+    reply.say(reply.dialect.error(code))
+    reply.hold()
+
+
+@fault
+def odd_error(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.line('data: {"type": "error", "error": {"type": {}, "code": [], "message": {}}}')
     reply.hold()
 
 
@@ -749,7 +761,15 @@ def error(reply: Reply, k: float = 3, code: float = 500) -> None:
 def filter_(reply: Reply, k: float = 3) -> None:
     reply.head()
     reply.tokens(0, k)
-    reply.finish(k, reason="content_filter")
+    reply.finish(k, reason="filter")
+
+
+@fault
+def explained(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.say(*reply.dialect.refusal("This could do\nharm."))
+    reply.end()
 
 
 @fault
@@ -760,10 +780,17 @@ def abort(reply: Reply, k: float = 3) -> None:
 
 
 @fault
+def reason(reply: Reply) -> None:
+    reply.head()
+    reply.tokens(0, 5)
+    reply.finish(5, reason=reply.request.prompt.split()[1])
+
+
+@fault
 def endless(reply: Reply) -> None:
     reply.head()
     while True:
-        reply.delta(content="word " * 200)
+        reply.say(*reply.dialect.text("word " * 200))
 
 
 @fault
@@ -836,13 +863,13 @@ class Server:
         if request.path == "/seen":
             reply.whole(200, "application/json", self._book.as_json())
             return True
-        if request.path == "/v1/models" and "authorization" in request.headers:
+        if request.path == "/v1/models" and request.headers.keys() & KEY_HEADERS:
             reply.whole(200, "application/json", b'{"object": "list", "data": [{"id": "big"}]}')
             return True
         if request.path == "/v1/models":
-            reply.whole(401, "application/json", error_object(401))
+            reply.fail(401)
             return True
-        if request.path != "/v1/chat/completions":
+        if request.path not in DIALECTS:
             reply.whole(404, "application/json", b'{"detail": "Not Found"}')
             return True
         with self._book.call(request.prompt, number, request) as call:

@@ -76,6 +76,19 @@ def test_a_model_that_the_backend_does_not_list_is_told(
     assert "answers, but does not list bgi; it lists big." in capsys.readouterr().out
 
 
+def test_an_anthropic_backend_is_asked_in_its_own_way(
+    tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = upstream.url.removesuffix("/v1")
+    path = tmp_path / "routes.toml"
+    path.write_text(
+        f'[backends.a]\nkind = "anthropic"\nbase_url = "{url}"\napi_key_env = "KEY_OF_A"\n'
+        '[models.default]\ntargets = ["a/big"]\n'
+    )
+    assert cli.main(["check-config", "--file", str(path)]) == 0
+    assert f"  a: anthropic at {url}: answers." in capsys.readouterr().out.splitlines()
+
+
 def test_a_refused_key_is_a_failure(
     tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
 ) -> None:

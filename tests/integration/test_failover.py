@@ -35,6 +35,11 @@ retry_after_max_s = 1
 """
 
 
+OPENAI = 'kind = "openai"'
+KINDS = {"claude": 'kind = "anthropic"\napi_key_env = "KEY"'}
+"""What a backend's table says where it isn't OpenAI's."""
+
+
 @pytest.fixture(scope="module")
 def primary() -> Iterator[Upstream]:
     with start_upstream() as upstream:
@@ -78,7 +83,7 @@ class Routed:
 
     def __init__(self, folder: Path, backends: dict[str, str], targets: list[str], more: str = ""):
         tables = [
-            f'[backends.{name}]\nkind = "openai"\nbase_url = "{url}"'
+            f'[backends.{name}]\n{KINDS.get(name, OPENAI)}\nbase_url = "{url}"'
             + ("\nmax_concurrency = 1" if "one_at_a_time" in name else "")
             for name, url in backends.items()
         ]
@@ -86,7 +91,9 @@ class Routed:
         model = f"[models.default]\ntargets = [{names}]\n{more or TIMES}"
         path = folder / f"{uuid4()}.toml"
         path.write_text("\n".join([*tables, model]))
-        self.service: Service = build_service(load({"ORCHESTRATOR_CONFIG": str(path)}))
+        self.service: Service = build_service(
+            load({"ORCHESTRATOR_CONFIG": str(path), "KEY": "sk-1"})
+        )
         self.service.start()
 
     def submit(self, prompt: str = "", **fields: Any) -> str:
@@ -125,6 +132,7 @@ def route(tmp_path: Path, primary: Upstream, spare: Upstream) -> Route:
     backends = {
         "a": primary.url,
         "b": spare.url,
+        "claude": spare.url.removesuffix("/v1"),
         "dead": nowhere,
         "one_at_a_time": primary.url,
     }
@@ -223,6 +231,25 @@ def test_a_server_that_is_not_there_is_passed_over(route: Route) -> None:
     assert (alone.job.error_code, alone.job.attempts) == ("UPSTREAM_ERROR", 3)
     assert "refused" in (alone.job.error or "")
     assert route("dead/big", "b/fault:ok/7").ask().text == SPARE
+
+
+def test_an_anthropic_target_takes_over(route: Route) -> None:
+    ran = route("a/fault:cut/3", "claude/fault:ok/7").ask()
+    assert (ran.text, ran.job.backend) == (SPARE, "claude/fault:ok/7")
+    assert [event.backend for event in ran.restarts][-1] == "claude/fault:ok/7"
+
+
+def test_another_takes_over_from_an_anthropic_target(route: Route) -> None:
+    ran = route("claude/fault:cut/3", "a/fault:ok/7").ask()
+    assert (ran.text, ran.job.backend) == (SPARE, "a/fault:ok/7")
+
+
+def test_what_an_anthropic_target_refuses_on_principle_is_shown_to_no_other(
+    route: Route, primary: Upstream
+) -> None:
+    ran = route("claude/fault:filter", "a/fault:ok/7").ask()
+    assert ran.job.error_code == "UPSTREAM_REJECTED"
+    assert primary.seen(ran.prompt)["calls"] == 0
 
 
 def test_a_healthy_request_works_after_each_fault(route: Route) -> None:

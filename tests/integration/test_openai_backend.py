@@ -357,6 +357,7 @@ class TestErrors:
             "fault:bad_json",
             "fault:deep_json",
             "fault:wrong_json",
+            "fault:odd_error",
         ],
     )
     def test_what_is_no_answer_is_an_error(self, backend: OpenAIBackend, prompt: str) -> None:

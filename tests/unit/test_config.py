@@ -83,6 +83,7 @@ def test_a_wrong_number_of_seconds_is_refused_by_name(variable: str, value: str)
         ("OPENAI_BASE_URL", "localhost:8000/v1"),
         ("OPENAI_BASE_URL", "ftp://example.com"),
         ("OPENAI_BASE_URL", "http://"),
+        ("ANTHROPIC_BASE_URL", "api.anthropic.com"),
         ("OPENAI_BASE_URL", "http://[::1"),
         ("ORCHESTRATOR_CORS_ORIGINS", "*"),
         ("ORCHESTRATOR_CORS_ORIGINS", "app.example.com"),
@@ -101,6 +102,14 @@ def test_a_wrong_value_is_refused_by_name_and_shown(variable: str, value: str) -
     [
         ({"WEB_CONCURRENCY": "2"}, "WEB_CONCURRENCY=1"),
         ({"ORCHESTRATOR_BACKEND": "openai"}, "ORCHESTRATOR_MODEL"),
+        (
+            {"ORCHESTRATOR_BACKEND": "anthropic", "ANTHROPIC_API_KEY": SECRET},
+            "ORCHESTRATOR_MODEL",
+        ),
+        (
+            {"ORCHESTRATOR_BACKEND": "anthropic", "ORCHESTRATOR_MODEL": "claude"},
+            "ANTHROPIC_API_KEY",
+        ),
         ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "ORCHESTRATOR_TLS_KEY"),
         ({"ORCHESTRATOR_TLS_KEY": "key.pem"}, "ORCHESTRATOR_TLS_CERT"),
     ],
@@ -114,6 +123,18 @@ def test_the_backends_that_need_no_model_name_are_taken_without_one(backend: str
     assert load({"ORCHESTRATOR_BACKEND": backend}).backend == backend
 
 
+def test_anthropic_needs_a_model_and_a_key() -> None:
+    settings = load(
+        {
+            "ORCHESTRATOR_BACKEND": "anthropic",
+            "ORCHESTRATOR_MODEL": "claude",
+            "ANTHROPIC_API_KEY": SECRET,
+        }
+    )
+    assert settings.backend == "anthropic"
+    assert settings.anthropic_base_url == "https://api.anthropic.com"
+
+
 def test_a_base_url_loses_its_last_slash() -> None:
     settings = load({"OPENAI_BASE_URL": "http://127.0.0.1:8000/v1/"})
     assert settings.openai_base_url == "http://127.0.0.1:8000/v1"
@@ -125,7 +146,10 @@ def test_origins_are_a_list_without_blanks_and_last_slashes() -> None:
 
 
 def test_there_are_secrets_to_keep() -> None:
-    assert "OPENAI_API_KEY" in [item.metadata["variable"] for item in SECRETS]
+    assert {item.metadata["variable"] for item in SECRETS} >= {
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+    }
 
 
 @pytest.mark.parametrize("item", SECRETS, ids=lambda item: item.metadata["variable"])

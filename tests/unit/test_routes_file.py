@@ -81,6 +81,14 @@ def test_one_model_is_the_default_whatever_its_name(tmp_path: Path) -> None:
     assert list(routes.models) == ["only"]
 
 
+def test_anthropic_has_an_address_of_its_own_and_needs_a_key(tmp_path: Path) -> None:
+    table = '[backends.a]\nkind = "anthropic"\n'
+    model = '[models.only]\ntargets = ["a/claude"]'
+    routes = read_text(tmp_path, f'{table}api_key_env = "KEY"\n{model}')
+    assert routes.backends["a"].base_url == "https://api.anthropic.com"
+    assert "needs the key 'api_key_env'" in refusal(tmp_path, table + model)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

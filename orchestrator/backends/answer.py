@@ -1,0 +1,124 @@
+"""Reads a provider's answer, streamed or whole, to its last word."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+
+from orchestrator.backends.base import Finish
+from orchestrator.backends.sse_reader import SSEReader
+from orchestrator.backends.text import MAX_ANSWER_BYTES, AnswerText
+from orchestrator.backends.upstream import Call
+from orchestrator.errors import UpstreamError, UpstreamTimeout, UpstreamTruncated
+from orchestrator.events import FinishReason, Usage
+from orchestrator.stop import StopSignal
+
+# How long the usage and the end mark may take after the last token.
+_END_S = 1.0
+
+
+class Answer(ABC):
+    """What is known of an answer so far; each provider's dialect has one of its own.
+
+    ``begun`` says that text or thoughts have come. ``reason`` is the provider's word for why the
+    answer ended, and ``done`` that its end mark came; either makes it whole.
+    """
+
+    def __init__(self, api_key: str | None) -> None:
+        self.api_key = api_key
+        self.text = AnswerText()
+        self.usage: Usage | None = None
+        self.reason: str | None = None
+        self.begun = False
+        self.done = False
+
+    @abstractmethod
+    def add(self, data: str | bytes) -> str:
+        """Take one event's data, or a whole answer, and return the text in it.
+
+        Raises UpstreamError where it's neither, and what an error object asks for.
+        """
+
+    @abstractmethod
+    def finish_reason(self) -> FinishReason:
+        """Return why the answer ended. Raises a RunError where that makes it no answer."""
+
+
+def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Finish]:
+    """Yield the pieces of an answer with status 200 as they come, and the Finish.
+
+    The first-token timeout runs until text or a thought comes; nothing else counts. From then on
+    each whole line is a sign of life and renews the idle timeout, keep-alive comments included;
+    mere bytes don't. Raises a RunError, or Stopped.
+    """
+    if call.media_type == "text/html":
+        raise UpstreamError("The provider answered with a web page; the base URL must be wrong.")
+    whole = call.media_type.endswith("json")
+    for text in _whole(call, answer) if whole else _streamed(call, answer):
+        yield text
+        stop.check()
+    if rest := answer.text.rest():
+        yield rest
+    yield Finish(answer.finish_reason(), answer.usage)
+
+
+def parsed(data: str | bytes) -> dict[str, Any]:
+    """Return the JSON object in ``data``. Raises UpstreamError where there is none."""
+    try:
+        return an_object(json.loads(data))
+    except (ValueError, RecursionError) as error:
+        raise no_answer() from error
+
+
+def an_object(value: Any) -> dict[str, Any]:
+    """Return ``value`` where it's a JSON object. Raises UpstreamError otherwise."""
+    if not isinstance(value, dict):
+        raise no_answer()
+    return value
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Return whether ``value`` can be a number of tokens."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def no_answer() -> UpstreamError:
+    """Return the error for JSON of a wrong shape."""
+    return UpstreamError("The provider sent what is no answer of a model.")
+
+
+def _streamed(call: Call, answer: Answer) -> Iterator[str]:
+    """Yield the text of an event stream."""
+    reader = SSEReader()
+    while data := _read(call, answer):
+        lines, ending = reader.lines, answer.reason is not None
+        for event in reader.feed(data):
+            if text := answer.add(event.data):
+                yield text
+            if answer.done:
+                call.drain()
+                return
+        if answer.reason is None and answer.begun and reader.lines > lines:
+            call.lives()
+        elif answer.reason is not None and not ending:
+            call.allow(_END_S)
+
+
+def _read(call: Call, answer: Answer) -> bytes:
+    """Read on. Once the finish reason is there, the answer is whole, whatever comes after it."""
+    try:
+        return call.read()
+    except (UpstreamTimeout, UpstreamTruncated):
+        if answer.reason is None:
+            raise
+        return b""
+
+
+def _whole(call: Call, answer: Answer) -> Iterator[str]:
+    """Yield the text of an answer in one piece: some servers know no streams."""
+    text = answer.add(call.read_all(MAX_ANSWER_BYTES))
+    if not text and answer.reason is None:
+        raise no_answer()
+    answer.done = True
+    if text:
+        yield text

@@ -1,0 +1,96 @@
+"""What a provider refuses, in our words; its own only where the client's input is at fault."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.backends.answer import parsed
+from orchestrator.backends.keys import without_key
+from orchestrator.backends.rejections import reason_of
+from orchestrator.backends.upstream import Call
+from orchestrator.errors import RunError, UpstreamError, UpstreamRejected
+
+_REJECTIONS = frozenset({400, 404, 413, 422})
+
+_PASSING = frozenset({408, 409, 425, 429})
+_SETTINGS_ADVICE = "the service's operator should check its base URL, model and account"
+_ERROR_BODY_BYTES = 64 * 1024
+_QUOTE_CHARACTERS = 500
+
+# Some providers answer with 400 once the account is empty, which is no business of the client.
+_ABOUT_THE_ACCOUNT = re.compile("credit balance|API usage limits", re.IGNORECASE)
+
+
+def refusal(call: Call, api_key: str | None) -> RunError:
+    """Turn an answer that isn't 200 into an error, quoting rejections of the input alone."""
+    status = call.status
+    payload = _error_body(call) if status in _REJECTIONS else {}
+    if text := _provider_text(payload, status):
+        return _rejection(payload, text, status, api_key)
+    if status in (401, 403):
+        return UpstreamError(
+            "The provider refused this service's credentials; its operator must correct them.",
+            status=status,
+        )
+    call.drain()
+    details: dict[str, Any] = {"status": status}
+    if call.retry_after is not None:
+        details["retry_after"] = call.retry_after
+    advice = "try again later" if status in _PASSING or status >= 500 else _SETTINGS_ADVICE
+    return UpstreamError(f"The provider answered with HTTP status {status}; {advice}.", **details)
+
+
+def reported(payload: Mapping[str, Any], status: int | None, api_key: str | None) -> RunError:
+    """Turn an error object in the middle of an answer, of a known ``status``, into an error."""
+    if status in _REJECTIONS and (text := _provider_text(payload, status)):
+        return _rejection(payload, text, status, api_key)
+    return UpstreamError(
+        "The provider reported an error in the middle of its answer; try again later.",
+        **({"status": status} if status else {}),
+    )
+
+
+def quoted(text: str, api_key: str | None) -> str:
+    """Label the provider's text as such; take out the key, control characters and all excess."""
+    text = " ".join(without_key(text, api_key).split())
+    text = "".join(filter(str.isprintable, text))
+    if len(text) > _QUOTE_CHARACTERS:
+        text = text[: _QUOTE_CHARACTERS - 1] + "…"
+    return f"The provider rejected the request and says: {text}"
+
+
+def _rejection(
+    payload: Mapping[str, Any], text: str, status: int, api_key: str | None
+) -> UpstreamRejected:
+    reason = reason_of(payload.get("error") or payload, text)
+    details = {"reason": reason} if reason else {}
+    return UpstreamRejected(quoted(text, api_key), status=status, **details)
+
+
+def _error_body(call: Call) -> dict[str, Any]:
+    try:
+        return parsed(call.read_all(_ERROR_BODY_BYTES))
+    except RunError:
+        return {}
+
+
+def _provider_text(payload: Mapping[str, Any], status: int) -> str | None:
+    """Return what an error object says, in the shapes of OpenAI, Anthropic, vLLM and FastAPI.
+
+    A 404 with FastAPI's ``detail`` is about the path, which is no input of the client.
+    """
+    error = payload.get("error")
+    texts = [error, payload.get("message")]
+    if isinstance(error, dict):
+        texts = [error.get("message")]
+    if status != 404:
+        detail = payload.get("detail")
+        texts += [detail] if isinstance(detail, str) else _messages(detail)
+    said = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    return None if said and _ABOUT_THE_ACCOUNT.search(said) else said
+
+
+def _messages(detail: Any) -> list[Any]:
+    if not isinstance(detail, list):
+        return []
+    return [entry.get("msg") for entry in detail if isinstance(entry, dict)]
