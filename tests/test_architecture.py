@@ -23,6 +23,7 @@ FLOORS: dict[str, list[str]] = {
         "stores.base stores.log backends.base backends.native backends.probe",
         "backends.rejections backends.sse_reader backends.text",
         "stores.keys stores.order stores.sessions backends.keys backends.paced",
+        "backends.kept",
         "backends.upstream",
         "backends.answer",
         "backends.refusals",

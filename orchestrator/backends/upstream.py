@@ -6,20 +6,20 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
-from http.client import HTTPException
+from http.client import HTTPException, RemoteDisconnected
 from math import isfinite
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
-from weakref import finalize
 
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
+from orchestrator.backends.kept import Connection, KeptConnections
 from orchestrator.backends.native import NativeSocket, new_lock
 from orchestrator.backends.paced import Clock, PacedSocket
 from orchestrator.errors import RunError, UpstreamError, UpstreamTimeout, UpstreamTruncated
@@ -29,9 +29,8 @@ _READ_BYTES = 16 * 1024
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_S = 0.1
 
-# Many servers close a connection that was idle for 5 s (uvicorn's and node's default). One that
-# is reused before that can't meet the close on its way.
-_KEEP_S = 4.0
+# A kept connection that ends this soon after a request, without a byte, was closed before it.
+_STALE_S = 1.0
 
 _HEADERS = {
     "Accept": "text/event-stream, application/json",
@@ -39,34 +38,6 @@ _HEADERS = {
     "Content-Type": "application/json",
     "User-Agent": "orchestrator",
 }
-
-
-class _Line:
-    """An open connection, and a second handle on it for ending it from any thread."""
-
-    def __init__(
-        self, connection: HTTPConnection, paced: PacedSocket, handle: socket.socket
-    ) -> None:
-        self.connection = connection
-        self.paced = paced
-        self.handle = handle
-        self.used_at = 0.0
-
-    def is_fresh(self) -> bool:
-        """Return whether another request may be sent: not idle too long, and nothing came."""
-        if time.monotonic() - self.used_at > _KEEP_S:
-            return False
-        try:
-            self.handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
-
-    def close(self) -> None:
-        self.connection.close()
-        self.handle.close()
 
 
 class Limits(TypedDict):
@@ -89,9 +60,7 @@ class Upstream:
         self.limits = limits
         self._path, self._query = url.path.rstrip("/"), url.query
         self._host_header = url.netloc.rpartition("@")[2]
-        self._idle: list[_Line] = []
-        self._lock = threading.Lock()
-        finalize(self, _close_all, self._idle)
+        self.kept = KeptConnections(limits["max_connections"])
 
     @contextmanager
     def post(
@@ -112,30 +81,6 @@ class Upstream:
             finally:
                 call.close()
 
-    def take(self) -> _Line | None:
-        """Return a kept connection that is still good, or None."""
-        while True:
-            with self._lock:
-                if not self._idle:
-                    return None
-                line = self._idle.pop()
-            if line.is_fresh():
-                return line
-            line.close()
-
-    def keep(self, line: _Line) -> None:
-        """Keep a connection for the next call, or close it where enough are kept."""
-        line.used_at = time.monotonic()
-        with self._lock:
-            stale = [kept for kept in self._idle if line.used_at - kept.used_at > _KEEP_S]
-            del self._idle[: len(stale)]
-            if len(self._idle) < self.limits["max_connections"]:
-                self._idle.append(line)
-            else:
-                stale.append(line)
-        for old in stale:
-            old.close()
-
 
 class Call:
     """One request and its answer. Every wait obeys the clock, and ends at once on a stop."""
@@ -147,7 +92,7 @@ class Call:
         self._lock = new_lock()
         self._handle: socket.socket | None = None
         self._broken = False
-        self._line: _Line | None = None
+        self._line: Connection | None = None
         self._response: BaseHTTPResponse | None = None
         self._compressed = False
         self._ended = False
@@ -176,16 +121,11 @@ class Call:
 
     def begin(self, target: str, headers: Mapping[str, str], body: bytes) -> None:
         """Connect, send the request and read the head of the answer."""
+        send = partial(self._exchange, target, headers, body)
         try:
-            line = self._line = self._upstream.take() or self._open()
-            self._hold(line.handle)
-            self._clock.start("first_token", self._upstream.limits["first_token_timeout_s"])
-            line.paced.clock = self._clock
-            # A server may answer and close before it has read all of a request.
-            with suppress(BrokenPipeError):
-                line.connection.request("POST", target, body, headers, preload_content=False)
-            self._response = line.connection.getresponse()
-            self._compressed = "Content-Encoding" in self._response.headers
+            kept = self._upstream.kept.take()
+            if kept is None or not self._answers(kept, send):
+                send(self._open())
         except (HTTPError, HTTPException, OSError, UnicodeError) as error:
             raise self._failure(error) from error
 
@@ -244,8 +184,8 @@ class Call:
             self._handle = None
         if self._line is None:
             return
-        if self._ended and not self._broken and not self._line.connection.is_closed:
-            self._upstream.keep(self._line)
+        if self._ended and not self._broken and not self._line.http.is_closed:
+            self._upstream.kept.keep(self._line)
         else:
             if self._response:
                 self._response.close()
@@ -257,12 +197,40 @@ class Call:
             raise RuntimeError("the call has not begun")
         return self._response
 
+    def _answers(self, kept: Connection, send: Callable[[Connection], None]) -> bool:
+        """Send on a kept connection; False where the server had closed it without our noticing."""
+        sent_at = time.monotonic()
+        try:
+            send(kept)
+        except RemoteDisconnected:
+            self._stop.check()
+            if time.monotonic() - sent_at > _STALE_S:
+                raise
+            self._let_go(kept)
+            self._line = None
+            self._clock.start("connect", self._upstream.limits["connect_timeout_s"])
+            return False
+        return True
+
+    def _exchange(
+        self, target: str, headers: Mapping[str, str], body: bytes, line: Connection
+    ) -> None:
+        self._line = line
+        self._hold(line.handle)
+        self._clock.start("first_token", self._upstream.limits["first_token_timeout_s"])
+        line.paced.clock = self._clock
+        # A server may answer and close before it has read all of a request.
+        with suppress(BrokenPipeError):
+            line.http.request("POST", target, body, headers, preload_content=False)
+        self._response = line.http.getresponse()
+        self._compressed = "Content-Encoding" in self._response.headers
+
     def _hold(self, handle: socket.socket) -> None:
         with self._lock:
             self._stop.check()
             self._handle = handle
 
-    def _open(self) -> _Line:
+    def _open(self) -> Connection:
         """Open a connection of our own, so that a stop can reach it while it is being opened."""
         sock, handle = self._dial()
         try:
@@ -276,7 +244,7 @@ class Call:
         connection = HTTPConnection(self._upstream.host, self._upstream.port)
         connection.auto_open = 0
         connection.sock = paced
-        return _Line(connection, paced, handle)
+        return Connection(connection, paced, handle)
 
     def _dial(self) -> tuple[socket.socket, socket.socket]:
         failure: OSError = OSError(errno.EADDRNOTAVAIL, "the host has no address")
@@ -302,11 +270,11 @@ class Call:
                 return sock, handle
         raise failure
 
-    def _let_go(self, sock: socket.socket, handle: socket.socket) -> None:
+    def _let_go(self, *ends: socket.socket | Connection) -> None:
         with self._lock:
             self._handle = None
-        sock.close()
-        handle.close()
+        for end in ends:
+            end.close()
 
     def _look_up(self) -> list[Any]:
         """Resolve the host, in a thread of its own, since nothing can wake a look-up."""
@@ -351,11 +319,6 @@ class Call:
                 "The provider closed the connection without an answer; try again later."
             )
         return UpstreamTruncated("The provider's answer was cut off; try again.")
-
-
-def _close_all(lines: list[_Line]) -> None:
-    while lines:
-        lines.pop().close()
 
 
 def _timeout(clock: Clock) -> UpstreamTimeout:

@@ -218,12 +218,32 @@ class TestConnections:
     def test_a_kept_connection_that_the_server_closed_fails_no_request(
         self, backend: OpenAIBackend, upstream: Upstream
     ) -> None:
-        for _ in range(5):
+        for _ in range(20):
             assert ask(backend, "fault:closing often").pieces == TOKENS
-            (kept,) = backend._upstream._idle
-            eventually(lambda kept=kept: not kept.is_fresh())
 
-        assert len(set(upstream.seen("fault:closing often")["connections"])) == 5
+        assert len(set(upstream.seen("fault:closing often")["connections"])) == 20
+
+    def test_a_kept_connection_that_ends_without_a_word_is_replaced_once(
+        self, backend: OpenAIBackend, upstream: Upstream
+    ) -> None:
+        once, ever = "fault:first 1 close once", "fault:close ever"
+        ask(backend, "fault:ok")
+        assert ask(backend, once).pieces == TOKENS
+        failure(backend, ever)
+
+        for prompt in (once, ever):
+            kept, fresh = upstream.seen(prompt)["connections"]
+            assert kept != fresh
+
+    @pytest.mark.parametrize("prompt", ["fault:close", "fault:reset kept"])
+    def test_other_connections_that_break_fail_the_call(
+        self, backend: OpenAIBackend, upstream: Upstream, prompt: str
+    ) -> None:
+        if "kept" in prompt:
+            ask(backend, "fault:ok")
+
+        assert isinstance(failure(backend, prompt), UpstreamError)
+        assert len(upstream.seen(prompt)["connections"]) == 1
 
     def test_no_more_connections_are_kept_than_allowed(
         self, backend: OpenAIBackend, upstream: Upstream
