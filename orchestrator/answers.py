@@ -93,7 +93,8 @@ class StatusSchema(RequestSchema):
     )
     priority = fields.Enum(Priority, by_value=fields.String, **_always("Which queue it waited in."))
     metadata = fields.Dict(**_always("What came with the submit, unchanged."))
-    attempts = _count(**_always("How often a model was asked."))
+    attempts = _count(**_always("How often a model was asked; 0 where it is `cached`."))
+    cached = fields.Boolean(**_always("Whether an earlier request's answer was given again."))
     finish_reason = fields.Enum(
         FinishReason,
         by_value=fields.String,

@@ -13,13 +13,17 @@ from orchestrator.backends.upstream import Limits
 from orchestrator.config import Settings
 from orchestrator.dispatch.pool import Pool
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile, TargetName
+from orchestrator.routing.base import Route
 from orchestrator.routing.breaker import Breaker
+from orchestrator.routing.cache import Cached
+from orchestrator.routing.coalesce import Coalesced
 from orchestrator.routing.failover import Failover, Target
 from orchestrator.routing.retry import Policy
 from orchestrator.routing.slots import Slots
 from orchestrator.runner import Runner
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service
+from orchestrator.stores.cache import MemoryCache
 from orchestrator.stores.memory import MemoryStore
 
 
@@ -134,14 +138,29 @@ class Routes:
         self._slots = {
             name: Slots(table.max_concurrency) for name, table in self._file.backends.items()
         }
-        self.of = {name: self._route(model) for name, model in self._file.models.items()}
-
-    @property
-    def models(self) -> list[Model]:
+        self._cache = MemoryCache(settings.cache_mb * 1024 * 1024)
+        self.of: dict[str, Route] = {}
+        self.models: list[Model] = []
         """The models that requests may name, the default one first."""
-        return [Model(name, route.name, route.check) for name, route in self.of.items()]
+        for model in self._file.models.values():
+            self._add(model)
 
-    def _route(self, model: ModelTable) -> Failover:
+    def _add(self, model: ModelTable) -> None:
+        failover = self._failover(model)
+        route: Route = failover
+        recall = None
+        # Who is asked is in the key: a changed file must not find the answers of an earlier one.
+        identity = " ".join([model.name, *map(str, model.targets)])
+        if model.cache_ttl_s:
+            route = cached = Cached(route, identity, self._cache, model.cache_ttl_s)
+            recall = cached.recall
+        if model.coalesce:
+            # Outermost: one of many asks the cache, and its answer is kept once.
+            route = Coalesced(route, identity)
+        self.of[model.name] = route
+        self.models.append(Model(model.name, failover.name, failover.check, recall))
+
+    def _failover(self, model: ModelTable) -> Failover:
         policy = Policy(model.retries, model.retry_after_max_s)
         targets = [self._target(target, self._timeouts(model)) for target in model.targets]
         return Failover(model.name, targets, policy)

@@ -52,6 +52,10 @@ class Check:
             yield f"  {model.name}{also}: {', then '.join(map(str, model.targets))}"
             yield f"    {self._persistence(model)}"
             yield f"    {self._times(model)}"
+            if model.cache_ttl_s:
+                yield f"    answers are kept for {model.cache_ttl_s:g} s"
+            if model.coalesce:
+                yield "    identical requests share one call"
 
     def _persistence(self, model: ModelTable) -> str:
         return (

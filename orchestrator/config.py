@@ -198,6 +198,13 @@ class Settings:
         "What the memory store may hold, in MiB. Ended requests go first, oldest first; with "
         "only live ones left a submit is answered with 503.",
     )
+    cache_mb: int = setting(
+        "ORCHESTRATOR_CACHE_MB",
+        64,
+        _integer(1, 1_000_000),
+        "What kept answers may take beside that, in MiB, where a model has `cache_ttl_s`: see "
+        "[routing](routing.md).",
+    )
     max_connections: int = setting(
         "ORCHESTRATOR_MAX_CONNECTIONS",
         4096,

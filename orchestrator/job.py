@@ -53,6 +53,14 @@ class OnBusy(StrEnum):
     PARALLEL = "parallel"
 
 
+class Reuse(StrEnum):
+    """Whether a request may have another's answer: yes; no, but others may have its; neither."""
+
+    ALLOWED = "allowed"
+    REFRESH = "no-cache"
+    NEVER = "no-store"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """What a client asked for, validated. Times are in seconds."""
@@ -72,6 +80,7 @@ class GenerateRequest:
     timeout_s: float
     queue_timeout_s: float
     on_busy: OnBusy = OnBusy.ENQUEUE
+    reuse: Reuse = Reuse.ALLOWED
 
 
 class IllegalMove(Exception):
@@ -99,6 +108,11 @@ class Job:
     error: str | None = None
     error_code: str | None = None
     error_stage: str | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Whether its answer is one that was kept: nobody was asked."""
+        return self.started_at is not None and self.attempts == 0
 
     def apply(self, event: Event, at: float) -> "Job":
         """Return the job after ``event``. Raises IllegalMove."""

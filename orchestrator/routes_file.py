@@ -52,6 +52,8 @@ class ModelTable:
     first_token_timeout_s: float | None = None
     idle_timeout_s: float | None = None
     timeout_s: float | None = None
+    cache_ttl_s: float = 0.0
+    coalesce: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _whole(low: int, high: int) -> _Rule:
 
 def _seconds(low: float, high: float) -> _Rule:
     return _Rule(
-        f"a number of seconds from {low:g} to {high:g}",
+        f"a number of seconds from {low:g} to {high:.10g}",
         lambda value: _is_seconds(value, low, high),
     )
 
@@ -160,6 +162,8 @@ _MODEL_RULES = {
     "first_token_timeout_s": _seconds(0.01, 3600),
     "idle_timeout_s": _seconds(0.01, 3600),
     "timeout_s": _seconds(0.01, 3600),
+    "cache_ttl_s": _seconds(0, 1_000_000),
+    "coalesce": _Rule("true or false", lambda value: isinstance(value, bool)),
 }
 
 

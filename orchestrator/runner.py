@@ -47,15 +47,18 @@ class Runner:
         self._lock = threading.Lock()
         self._running: dict[str, tuple[StopSignal, float]] = {}
 
-    def run(self, job_id: str) -> Sequence[Job]:
-        """Run a pending request to its end. Returns the jobs whose session is free now."""
+    def run(self, job_id: str, route: Route | None = None) -> Sequence[Job]:
+        """Run a pending request to its end. Returns the jobs whose session is free now.
+
+        ``route`` answers in place of the model's own.
+        """
         stop = StopSignal()
         with self._lock:
             if job_id in self._running:
                 return ()
             self._running[job_id] = (stop, float("inf"))
         try:
-            route = self._route_of(self._store.get(job_id).request.model)
+            route = route or self._route_of(self._store.get(job_id).request.model)
             claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()

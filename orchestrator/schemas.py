@@ -9,7 +9,7 @@ from uuid import uuid4
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.job import GenerateRequest, OnBusy, Priority
+from orchestrator.job import GenerateRequest, OnBusy, Priority, Reuse
 from orchestrator.strict_json import Json, shown
 
 MAX_WAIT_S = 60.0
@@ -219,7 +219,7 @@ class SubmitReader:
         self._timeouts = timeouts or {}
         self._queue_timeout_s = queue_timeout_s
 
-    def read(self, body: Json) -> GenerateRequest:
+    def read(self, body: Json, reuse: Reuse = Reuse.ALLOWED) -> GenerateRequest:
         """Return the request that ``body`` asks for. Raises InvalidRequest with the fields."""
         given = _load(body)
         model = given.get("model", self._models[0])
@@ -233,7 +233,7 @@ class SubmitReader:
             given["session_id"] = str(uuid4())
         given.setdefault("timeout_s", self._timeouts.get(model, self._timeout_s))
         given.setdefault("queue_timeout_s", self._queue_timeout_s)
-        return GenerateRequest(**given)
+        return GenerateRequest(**given, reuse=reuse)
 
 
 def _load(body: Json) -> Json:

@@ -12,7 +12,8 @@ from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, Sh
 from orchestrator.events import Failed
 from orchestrator.ids import new_id
 from orchestrator.job import GenerateRequest, Job, Status
-from orchestrator.session import Session
+from orchestrator.routing.base import Route
+from orchestrator.session import History, Message, Session
 from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Store, Submission
 
 logger = logging.getLogger("orchestrator")
@@ -29,12 +30,14 @@ START = -1
 class Model:
     """A model that requests may name.
 
-    ``check`` raises PipelineUnavailable while nothing answers for it.
+    ``check`` raises PipelineUnavailable while nothing answers for it; ``recall`` gives the kept
+    answer to a conversation, as a route, and is None where no answers are kept.
     """
 
     id: str
     backend: str
     check: Callable[[], None] = lambda: None
+    recall: Callable[[GenerateRequest, Sequence[Message]], Route | None] | None = None
 
 
 class Service:
@@ -42,7 +45,7 @@ class Service:
 
     def __init__(self, store: Store, dispatcher: Dispatcher, models: Sequence[Model]) -> None:
         self.models = models
-        self._checks = {model.id: model.check for model in models}
+        self._models = {model.id: model for model in models}
         self._store = store
         self._dispatcher = dispatcher
         self._draining = threading.Event()
@@ -66,14 +69,21 @@ class Service:
         """
         if self.is_draining:
             raise PipelineUnavailable("The server is restarting. Try again in a moment.")
-        if check := self._checks.get(request.model):
-            check()
+        self._check(request)
         job = Job(id=new_id(), request=request, created_at=time.time())
         submission = self._store.submit(job, idempotency)
         for interrupted in submission.interrupted:
             self._dispatcher.cancel(interrupted)
-        self._dispatch(submission.ready)
+        for ready in submission.ready:
+            if recorded := self._recall(ready.request):
+                self._dispatcher.run(ready.id, recorded)
+            else:
+                self._dispatcher.put(ready)
         return submission
+
+    def caches(self, model: str) -> bool:
+        """Whether answers of a model are kept."""
+        return model in self._models and self._models[model].recall is not None
 
     def get(self, job_id: str) -> Job:
         """Return a request. Raises NotFound, ResultExpired."""
@@ -164,6 +174,26 @@ class Service:
                     self._store.finish(job.id, Failed(reason.code, reason.message))
             logger.warning("%d requests ended by the restart", len(left))
         return had_some
+
+    def _check(self, request: GenerateRequest) -> None:
+        """Raise PipelineUnavailable where nothing answers for the model, and no answer is kept."""
+        if model := self._models.get(request.model):
+            try:
+                model.check()
+            except PipelineUnavailable:
+                if not self._recall(request):
+                    raise
+
+    def _recall(self, request: GenerateRequest) -> Route | None:
+        """Return the kept answer to a request, if its turn in its session were now."""
+        model = self._models.get(request.model)
+        if model is None or model.recall is None:
+            return None
+        try:
+            history = self._store.session(request.session_id).history
+        except NotFound:
+            history = History()
+        return model.recall(request, history.conversation(request))
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -45,6 +45,7 @@ def status_view(job: Job, queue_position: int | None) -> Json:
         "priority": job.request.priority,
         "metadata": job.request.metadata,
         "attempts": job.attempts,
+        "cached": job.cached,
         "finish_reason": job.finish_reason,
         "error_code": job.error_code,
         "queue_position": queue_position,

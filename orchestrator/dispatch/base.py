@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from orchestrator.job import Job
+from orchestrator.routing.base import Route
 
 
 class Dispatcher(Protocol):
@@ -14,6 +15,10 @@ class Dispatcher(Protocol):
 
     def put(self, job: Job) -> None:
         """Queue a job by its priority. Bounded by the store's admission, so it never refuses."""
+        ...
+
+    def run(self, job_id: str, route: Route) -> None:
+        """Run a job here and now, in the caller's thread, with a route that waits for nothing."""
         ...
 
     def cancel(self, job_id: str) -> None:

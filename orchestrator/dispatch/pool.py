@@ -12,6 +12,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from orchestrator.job import Job, Priority
+from orchestrator.routing.base import Route
 from orchestrator.runner import Runner
 
 logger = logging.getLogger("orchestrator")
@@ -58,6 +59,10 @@ class Pool:
                 self._threads -= 1
             logger.exception("the pool can't grow past %d threads", self._threads)
 
+    def run(self, job_id: str, route: Route | None = None) -> None:
+        for job in self._runner.run(job_id, route):
+            self.put(job)
+
     def cancel(self, job_id: str) -> None:
         with self._changed:
             if any(queue.drop(job_id) for queue in self._queues.values()):
@@ -80,8 +85,7 @@ class Pool:
         while True:
             job_id = self._take()
             try:
-                for job in self._runner.run(job_id):
-                    self.put(job)
+                self.run(job_id)
             except Exception:
                 logger.exception("request %s could not be run", job_id)
 

@@ -13,7 +13,8 @@ from orchestrator.stop import StopSignal
 class Attempt:
     """Another attempt begins, number ``number`` from 1, and asks ``backend``.
 
-    The answer begins anew: what earlier attempts said is void.
+    The answer begins anew: what earlier attempts said is void. Number 0 asks nobody: what follows
+    is what ``backend`` answered to an earlier request.
     """
 
     number: int
@@ -33,7 +34,7 @@ class Route(Protocol):
     ) -> Generator[str | Attempt | Finish, None, None]:
         """Yield pieces of text and one Finish, as a Backend does, with Attempts between them.
 
-        Attempts are told of from the second on, and the first one where it asks another backend
-        than ``name``.
+        Attempts are told of from the second on, the first one where it asks another backend than
+        ``name``, and number 0 always.
         """
         ...

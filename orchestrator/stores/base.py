@@ -1,4 +1,4 @@
-"""The port to storage: every transition of a request is one atomic step of a store.
+"""The ports to storage: every transition of a request is one atomic step of a store.
 
 Ids that are not there raise NotFound, or ResultExpired where they are older than the retention.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from orchestrator.events import Event, Terminal
+from orchestrator.events import Event, FinishReason, Terminal, Usage
 from orchestrator.job import Job, Status
 from orchestrator.session import History, Session
 
@@ -157,4 +157,26 @@ class Store(Protocol):
 
     def live(self) -> Sequence[Job]:
         """Return the jobs that are pending or processing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, to be given again; ``backend`` is who gave it first."""
+
+    pieces: tuple[str, ...]
+    finish_reason: FinishReason
+    usage: Usage | None
+    backend: str
+
+
+class Cache(Protocol):
+    """Whole answers by the digest of their question. It raises nothing: a cache only helps."""
+
+    def get(self, key: bytes) -> Answer | None:
+        """Return the answer to a question, unless it is too old or not there."""
+        ...
+
+    def put(self, key: bytes, answer: Answer, ttl_s: float) -> None:
+        """Keep an answer for ``ttl_s`` seconds at most, unless it is too large."""
         ...

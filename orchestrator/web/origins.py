@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from flask import Flask, Response, request
 
 METHODS = "GET, POST, DELETE, OPTIONS"
-REQUEST_HEADERS = "Accept, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+REQUEST_HEADERS = "Accept, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
 RESPONSE_HEADERS = (
-    "Content-Location, Idempotent-Replayed, Location, Preference-Applied, Retry-After"
+    "Content-Location, Idempotent-Replayed, Location, Preference-Applied, Retry-After, X-Cache"
 )
 
 

@@ -8,6 +8,7 @@ from flask import request
 from werkzeug.http import parse_list_header
 
 from orchestrator.errors import NotAcceptable
+from orchestrator.job import Reuse
 from orchestrator.schemas import MAX_WAIT_S, invalid
 
 SSE = "text/event-stream"
@@ -84,6 +85,17 @@ def idempotency_key() -> str | None:
     if not _KEY.fullmatch(key):
         raise invalid({"Idempotency-Key": ["Must be 1 to 255 visible ASCII characters."]})
     return f"{request.path.rstrip('/')} {key}"
+
+
+def reuse() -> Reuse:
+    """Return what ``Cache-Control`` (RFC 9111) says of other answers; no more than that counts."""
+    text = request.environ.get("HTTP_CACHE_CONTROL")
+    if text is None:
+        return Reuse.ALLOWED
+    directives = {item.strip().lower() for item in text.split(",")}
+    if "no-store" in directives:
+        return Reuse.NEVER
+    return Reuse.REFRESH if directives & {"no-cache", "max-age=0"} else Reuse.ALLOWED
 
 
 def accepted(*forms: str) -> str:

@@ -1,5 +1,6 @@
 """The REST door: submit, poll, cancel, list, converse."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import orjson
 from flask import Blueprint, Response, request
 
 from orchestrator import wire
+from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.ids import created_at
 from orchestrator.job import Job, Status
 from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
@@ -38,7 +40,7 @@ def infer() -> Response:
     key = params.idempotency_key()
     doors = context()
     body = json_body()
-    generate = doors.reader.read(body)
+    generate = doors.reader.read(body, params.reuse())
     if form == params.SSE:
         # Last, for a body takes its time, and once: what is accepted is never answered with 503.
         doors.connections.check()
@@ -52,6 +54,10 @@ def infer() -> Response:
     response.headers["Location"] = f"{base}/status/{submission.request_id}"
     if submission.replayed:
         response.headers["Idempotent-Replayed"] = "true"
+    if doors.service.caches(generate.model):
+        # One that is forgotten already, for want of memory, was accepted all the same.
+        with contextlib.suppress(NotFound, ResultExpired):
+            _marked(response, doors.service.get(submission.request_id))
     return response
 
 
@@ -59,7 +65,8 @@ def infer() -> Response:
 def status(request_id: str) -> Response:
     """Answer with all that is known of a request."""
     wait = params.wait()
-    return _applied(json_response(_status_view(_get(request_id, wait))), wait)
+    job = _get(request_id, wait)
+    return _applied(_marked(json_response(_status_view(job)), job), wait)
 
 
 @bp.get("/result/<request_id>")
@@ -201,7 +208,7 @@ def _status_view(job: Job) -> Json:
 def _result(job: Job) -> Response:
     match job.status:
         case Status.COMPLETED:
-            return json_response(result_view(job))
+            return _marked(json_response(result_view(job)), job)
         case Status.FAILED:
             details = {"request_id": job.id, "cause": job.error_code}
             if job.error_stage:
@@ -213,8 +220,15 @@ def _result(job: Job) -> Response:
                 "The request was cancelled. What was generated until then is in its status.",
                 details={"request_id": job.id},
             )
-    response = json_response(result_view(job), 202)
+    response = _marked(json_response(result_view(job), 202), job)
     response.headers["Retry-After"] = POLL_AGAIN_S
+    return response
+
+
+def _marked(response: Response, job: Job) -> Response:
+    """Say whether the answer is a kept one, where the model has such."""
+    if context().service.caches(job.request.model):
+        response.headers["X-Cache"] = "hit" if job.cached else "miss"
     return response
 
 

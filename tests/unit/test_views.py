@@ -65,6 +65,7 @@ def test_the_status_of_a_waiting_request_has_its_place_and_no_times_yet() -> Non
         "priority": "low",
         "metadata": {"a": 1},
         "attempts": 0,
+        "cached": False,
         "finish_reason": None,
         "error_code": None,
         "queue_position": 3,

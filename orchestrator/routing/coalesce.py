@@ -1,0 +1,230 @@
+"""The route that asks once for identical requests in flight: all of them read one call's answer."""
+
+import contextlib
+import copy
+import logging
+import threading
+import time
+from collections.abc import Generator, Sequence
+
+from orchestrator.backends.base import Finish, Message
+from orchestrator.errors import OrchestratorError, PipelineUnavailable
+from orchestrator.job import GenerateRequest, Reuse
+from orchestrator.routing.base import Attempt, Route
+from orchestrator.routing.key import key_of
+from orchestrator.stop import StopSignal
+
+logger = logging.getLogger("orchestrator")
+
+MOST_AHEAD = 1024 * 1024
+"""What a call keeps of its answer, in characters. Past it nobody joins any more, what all readers
+have had is dropped, and the call waits for the slowest of them."""
+ITEM_COST = 64
+"""What an item counts beside its text."""
+YIELD_EVERY = 32
+"""Items between two bows to other greenlets: a backend that never waits would starve them."""
+
+Item = str | Attempt | Finish
+Key = tuple[bytes, float]
+
+
+class Coalesced:
+    """Asks ``inner`` once for all requests that ask the same at the same time.
+
+    Each has the whole answer from its beginning, and leaves when it is stopped; the call goes on
+    until the last one has left. Requests share a call only where they have the same ``timeout_s``,
+    by which the call itself plans. ``identity`` tells who is asked.
+    """
+
+    def __init__(self, inner: Route, identity: str) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._identity = identity
+        # One lock for all: who joins and who leaves last must not miss each other.
+        self._lock = threading.Lock()
+        self._calls: dict[Key, _Call] = {}
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[Item, None, None]:
+        """Yield the answer of a call that is under way, or of a new one."""
+        if request.reuse is not Reuse.ALLOWED:
+            yield from self._inner.stream(request, messages, stop)
+            return
+        key = key_of(self._identity, request, messages), request.timeout_s
+        call, reader = self._join(key, request, messages)
+        try:
+            with stop.waking(call.wake):
+                while items := call.next_items(reader, stop):
+                    yield from items
+        finally:
+            self._leave(key, call, reader)
+        if call.error:
+            # A copy: an error that several threads raise collects all their tracebacks.
+            raise copy.copy(call.error)
+
+    def _join(
+        self, key: Key, request: GenerateRequest, messages: Sequence[Message]
+    ) -> "tuple[_Call, _Reader]":
+        reader = _Reader()
+        with self._lock:
+            call = self._calls.get(key)
+            if call:
+                call.readers.add(reader)
+                return call, reader
+            call = self._calls[key] = _Call(self._lock)
+            call.readers.add(reader)
+        thread = threading.Thread(
+            target=self._run, args=(key, call, request, messages), name="shared call", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            logger.exception("no thread for a shared call")
+            self._end(key, call, PipelineUnavailable("The server is full. Try again in a moment."))
+        return call, reader
+
+    def _leave(self, key: Key, call: "_Call", reader: "_Reader") -> None:
+        with self._lock:
+            call.drop(reader)
+            unwanted = not call.readers
+            if unwanted:
+                self._forget(key, call)
+        if unwanted:
+            call.stop.request()
+
+    def _run(
+        self, key: Key, call: "_Call", request: GenerateRequest, messages: Sequence[Message]
+    ) -> None:
+        """Make the call, and tell its readers of the end once all that it held is free again."""
+        last: Finish | OrchestratorError | None = None
+        try:
+            stream = self._inner.stream(request, messages, call.stop)
+            with contextlib.closing(stream), call.stop.waking(call.wake):
+                last = self._relay(key, call, stream)
+        except BaseException as error:
+            # All there is: a backend's SystemExit or gevent.Timeout would leave readers waiting.
+            last = self._fault(call, error)
+        self._end(key, call, last)
+
+    def _relay(self, key: Key, call: "_Call", stream: Generator[Item, None, None]) -> Finish | None:
+        for count, item in enumerate(stream, 1):
+            call.stop.check()
+            if isinstance(item, Finish):
+                return item
+            with self._lock:
+                if call.is_full:
+                    self._forget(key, call)
+                    call.make_room()
+                call.add(item)
+            if count % YIELD_EVERY == 0:
+                time.sleep(0)
+        return None
+
+    def _fault(self, call: "_Call", error: BaseException) -> OrchestratorError | None:
+        if call.stop.requested:
+            return None
+        if isinstance(error, OrchestratorError):
+            return error
+        logger.error("the backend %s is faulty", self.name, exc_info=error)
+        return OrchestratorError("The server has a fault; its log says more.")
+
+    def _end(self, key: Key, call: "_Call", last: Finish | OrchestratorError | None) -> None:
+        with self._lock:
+            self._forget(key, call)
+            call.end(last)
+
+    def _forget(self, key: Key, call: "_Call") -> None:
+        """Let nobody join a call any more. To be used inside the lock."""
+        if self._calls.get(key) is call:
+            del self._calls[key]
+
+
+class _Reader:
+    """Someone who reads a call's answer, and how many of its items it has had."""
+
+    __slots__ = ("had",)
+
+    def __init__(self) -> None:
+        self.had = 0
+
+
+class _Call:
+    """A call to the model: what it has said so far, and who reads it.
+
+    To be used inside the lock, but for ``wake`` and ``next_items``.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.stop = StopSignal()
+        self.readers: set[_Reader] = set()
+        self.error: OrchestratorError | None = None
+        self._changed = threading.Condition(lock)
+        self._items: list[Item] = []
+        self._dropped = 0
+        self._size = 0
+        self._over = False
+
+    @property
+    def is_full(self) -> bool:
+        return self._size > MOST_AHEAD
+
+    def wake(self) -> None:
+        """Have everyone look whether to go on."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def next_items(self, reader: _Reader, stop: StopSignal) -> Sequence[Item]:
+        """Return what ``reader`` has not had yet, and wait for it; empty at the end.
+
+        Raises Stopped.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: stop.requested or self._over or self._has_more(reader),
+            )
+            stop.check()
+            items = self._items[reader.had - self._dropped :]
+            reader.had += len(items)
+            if self.is_full:
+                self._changed.notify_all()
+            return items
+
+    def add(self, item: Item) -> None:
+        self._items.append(item)
+        self._size += _cost(item)
+        self._changed.notify_all()
+
+    def make_room(self) -> None:
+        """Drop what all readers have had, and wait until there is room. Raises Stopped."""
+        self._changed.wait_for(lambda: self.stop.requested or self._drop_read())
+        self.stop.check()
+
+    def drop(self, reader: _Reader) -> None:
+        """Let a reader go."""
+        self.readers.discard(reader)
+        self._changed.notify_all()
+
+    def end(self, last: Finish | OrchestratorError | None) -> None:
+        """Tell all readers the last word."""
+        if isinstance(last, Finish):
+            self._items.append(last)
+        else:
+            self.error = last
+        self._over = True
+        self._changed.notify_all()
+
+    def _has_more(self, reader: _Reader) -> bool:
+        return reader.had < self._dropped + len(self._items)
+
+    def _drop_read(self) -> bool:
+        had = min((reader.had for reader in self.readers), default=0) - self._dropped
+        if had > 0:
+            self._size -= sum(map(_cost, self._items[:had]))
+            del self._items[:had]
+            self._dropped += had
+        return not self.is_full
+
+
+def _cost(item: Item) -> int:
+    return ITEM_COST + (len(item) if isinstance(item, str) else 0)
