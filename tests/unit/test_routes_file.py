@@ -36,6 +36,8 @@ connect_timeout_s = 1
 first_token_timeout_s = 2.5
 idle_timeout_s = 3
 timeout_s = 4
+cache_ttl_s = 60
+coalesce = true
 """
 )
 
@@ -66,6 +68,8 @@ def test_a_whole_file_is_read_and_the_default_model_comes_first(tmp_path: Path) 
     assert (model.retries, model.retry_after_max_s) == (1, 2)
     assert (model.connect_timeout_s, model.first_token_timeout_s) == (1, 2.5)
     assert (model.idle_timeout_s, model.timeout_s) == (3, 4)
+    assert (model.cache_ttl_s, model.coalesce) == (60, True)
+    assert (routes.models["small"].cache_ttl_s, routes.models["small"].coalesce) == (0, False)
     assert routes.backends["primary"].base_url == "http://127.0.0.1:8000/v1"
     assert routes.backends["primary"].max_concurrency == 256
 
@@ -102,6 +106,8 @@ def test_anthropic_has_an_address_of_its_own_and_needs_a_key(tmp_path: Path) -> 
         (("retries = 1", "retries = 10"), ["models.default.retries", "0 to 9"]),
         (("timeout_s = 4", "timeout_s = nan"), ["models.default.timeout_s", "0.01 to 3600"]),
         (("timeout_s = 4", 'timeout_s = "4"'), ["models.default.timeout_s", "'4'"]),
+        (("cache_ttl_s = 60", "cache_ttl_s = -1"), ["models.default.cache_ttl_s", "0 to 1000000"]),
+        (("coalesce = true", "coalesce = 1"), ["models.default.coalesce", "true or false"]),
         (('kind = "openai"', 'kind = "openia"'), ["backends.primary.kind", "openai, "]),
         (('kind = "openai"', ""), ["backends.primary.kind", "missing"]),
         (("base_url", "base_ulr"), ["backends.primary.base_ulr", "'base_url'"]),

@@ -64,6 +64,13 @@ PARAMETERS: dict[str, Json] = {
             "pattern": "^[\\x21-\\x7e]+$",
         },
     ),
+    "CacheControl": _header(
+        "Cache-Control",
+        "For models that give kept answers again. `no-cache` or `max-age=0`: ask the model, and "
+        "keep what it says. `no-store`: neither give a kept answer nor keep this one. With any of "
+        "them the request shares no call with others. All else is ignored.",
+        {"type": "string", "examples": ["no-cache", "no-store"]},
+    ),
     "LastEventId": _header(
         "Last-Event-ID",
         "The `id` of the last event that you have: the stream goes on after it. An EventSource "
@@ -132,6 +139,10 @@ HEADERS: dict[str, Json] = {
     "Idempotent-Replayed": _returned(
         "The Idempotency-Key came before: this is the request that it gave then.",
         {"type": "string", "enum": ["true"]},
+    ),
+    "X-Cache": _returned(
+        "Whether an earlier request's answer is given again; only where the model keeps answers.",
+        {"type": "string", "enum": ["hit", "miss"]},
     ),
     "Retry-After": _returned(
         "In how many seconds to ask again.", {"type": "integer", "minimum": 0}

@@ -107,6 +107,7 @@ def _frame(seq: int, event: Event) -> Json:
 
 
 COMPLETED_JOB = _ended(_DONE, "".join(_ANSWER))
+CACHED_JOB = COMPLETED_JOB.attempt(0, _BACKEND)
 FAILED_JOB = _ended(_TIMED_OUT, "")
 
 ACCEPTED = accepted_view(REQUEST_ID, SESSION_ID)
@@ -120,6 +121,7 @@ STATUS_PENDING = status_view(_PENDING, queue_position=3)
 STATUS_PROCESSING = status_view(_processing(), None)
 STATUS_COMPLETED = status_view(COMPLETED_JOB, None)
 STATUS_FAILED = status_view(FAILED_JOB, None)
+STATUS_CACHED = status_view(CACHED_JOB, None)
 
 REQUEST_LIST = {"data": [STATUS_COMPLETED], "has_more": True, "next_cursor": REQUEST_ID}
 SESSION_LIST = {"data": [session_view(_session())], "has_more": False, "next_cursor": None}
