@@ -52,6 +52,7 @@ def test_a_named_origin_may_read_every_answer(friendly: Served, origin: str) -> 
         exposed = answer.headers["Access-Control-Expose-Headers"]
         for name in ("Location", "Retry-After", "Preference-Applied", "Idempotent-Replayed"):
             assert name in exposed
+        assert "X-Cache" in exposed
 
 
 def test_a_named_origin_may_read_a_stream(friendly: Served) -> None:
@@ -90,6 +91,7 @@ def test_a_preflight_is_answered_for_named_origins_only(
     assert method in answer.headers["Access-Control-Allow-Methods"].split(", ")
     taken = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
     assert {"content-type", "idempotency-key", "prefer", "last-event-id"} <= set(taken)
+    assert "cache-control" in taken
     assert allowed(preflight(friendly, path, method, STRANGER)) is None
 
 

@@ -51,6 +51,21 @@ def test_a_good_file_is_explained(
     ]
 
 
+def test_what_a_model_keeps_and_shares_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "routes.toml"
+    path.write_text(
+        '[backends.echo]\nkind = "echo"\n'
+        '[models.default]\ntargets = ["echo"]\ncache_ttl_s = 60\ncoalesce = true\n'
+    )
+    assert cli.main(["check-config", "--file", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "    answers are kept for 60 s",
+        "    identical requests share one call",
+    ]
+
+
 def test_the_file_of_the_environment_is_the_usual_one(
     tmp_path: Path,
     upstream: Upstream,
