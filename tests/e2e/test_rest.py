@@ -38,6 +38,7 @@ ADDED = [
     "priority",
     "metadata",
     "attempts",
+    "cached",
     "finish_reason",
     "error_code",
     "queue_position",
