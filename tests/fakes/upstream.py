@@ -27,6 +27,9 @@ Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all b
   json n=5                one object, for all that a stream was asked for
   gzip n=5                compressed, though that was refused
   closing n=5             a whole answer, after which the server closes the kept connection
+  late delay=1 n=5        the first token after ``delay`` seconds
+  trickle n=5 delay=0.001 one byte after the other
+  flap period=0.4 last=8  as long as the server is up (see below)
 
 No answer:
   reset, close            before the headers, with RST or FIN
@@ -73,6 +76,10 @@ Half an answer:
   gzip_bomb               compressed comments without end; gzip_json_bomb: a JSON object so
 
 ``fault:first/2/status/500`` is so for the first 2 calls of a prompt; the rest is ``ok``.
+
+``flap`` is down for every other ``period`` seconds, in turn with 503, a reset, and silence until
+it's up again; what is being said then is cut. It begins with a model's first call and ends, up for
+good, ``last`` seconds later.
 
 ``GET /v1/models`` names one model, ``big``, to whoever sends a key.
 
@@ -155,6 +162,14 @@ def start_upstream(certificate: Path | None = None, key: Path | None = None) -> 
         process.stdin.close()
         process.wait(10)
         process.stdout.close()
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections, and that nobody else gets while inside."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        yield closed.getsockname()[1]
 
 
 @dataclass
@@ -246,10 +261,16 @@ class Reply:
         self.dialect = DIALECTS.get(request.path, OpenAI)()
         self.keeps = True
         self.newline = "\n"
+        self.pace = 0.0
         self._chunked = True
 
     def send(self, data: bytes) -> None:
-        """Send raw bytes."""
+        """Send raw bytes, one every ``pace`` seconds where there is a pace."""
+        if self.pace:
+            delay, self.pace = self.pace, 0.0
+            self.drip(data, delay)
+            self.pace = delay
+            return
         try:
             self.connection.sendall(data)
         except OSError as error:
@@ -518,6 +539,57 @@ def gzip_(reply: Reply, n: float = 5) -> None:
 def closing(reply: Reply, n: float = 5) -> None:
     ok(reply, n)
     reply.keeps = False
+
+
+@fault
+def late(reply: Reply, delay: float = 1, n: float = 5) -> None:
+    reply.head()
+    reply.wait(delay)
+    reply.tokens(0, n)
+    reply.finish(n)
+
+
+@fault
+def trickle(reply: Reply, n: float = 5, delay: float = 0.001) -> None:
+    reply.head()
+    reply.pace = delay
+    reply.tokens(0, n)
+    reply.finish(n)
+    reply.pace = 0.0
+
+
+FLAPPING: dict[str, float] = {}
+"""When each model was first asked, of those that flap."""
+
+
+@fault
+def flap(reply: Reply, period: float = 0.4, last: float = 8) -> None:
+    began = FLAPPING.setdefault(reply.request.body["model"], time.monotonic())
+
+    def phase() -> int:
+        """The number of the period; odd while the server is down."""
+        passed = time.monotonic() - began
+        return int(passed / period) if passed < last else 0
+
+    match phase() % 6:
+        case 1:
+            status(reply, 503)
+            return
+        case 3:
+            reply.reset()
+            return
+        case 5:
+            reply.wait(period)
+            reply.cut()
+            return
+    reply.head()
+    for token in words(5):
+        reply.wait(0.02)
+        if phase() % 2:
+            reply.cut()
+            return
+        reply.say(*reply.dialect.text(token))
+    reply.finish(5)
 
 
 @fault
@@ -790,7 +862,7 @@ def reason(reply: Reply) -> None:
 def endless(reply: Reply) -> None:
     reply.head()
     while True:
-        reply.say(*reply.dialect.text("word " * 200))
+        reply.say(*reply.dialect.text("word " * 4000))
 
 
 @fault

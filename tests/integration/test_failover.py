@@ -1,7 +1,6 @@
 """Routes from a TOML file over real servers that fail: what the client gets, what they saw."""
 
 import random
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from orchestrator.events import Completed, Event, Failed, Restarted, Token
 from orchestrator.job import Job, Status
 from orchestrator.service import Service
 from tests.fakes.asking import WAIT_S, a_request, eventually
-from tests.fakes.upstream import Upstream, start_upstream
+from tests.fakes.upstream import Upstream, closed_port, start_upstream
 
 DEADLINE_S = 6.0
 TOLERANCE_S = 1.0
-TOKENS = [f"w{number} " for number in range(60)]
-SPARE = "".join(TOKENS[:7])
-"""What the second target says."""
+ANSWER, SPARE = ("".join(f"w{number} " for number in range(count)) for count in (5, 7))
+"""What the first target says, and the second."""
 
 TIMES = """
 connect_timeout_s = 1
@@ -33,7 +31,6 @@ idle_timeout_s = 0.3
 timeout_s = 6
 retry_after_max_s = 1
 """
-
 
 OPENAI = 'kind = "openai"'
 KINDS = {"claude": 'kind = "anthropic"\napi_key_env = "KEY"'}
@@ -50,6 +47,12 @@ def primary() -> Iterator[Upstream]:
 def spare() -> Iterator[Upstream]:
     with start_upstream() as upstream:
         yield upstream
+
+
+@pytest.fixture(scope="module")
+def nowhere() -> Iterator[str]:
+    with closed_port() as port:
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 @dataclass
@@ -124,11 +127,8 @@ Route = Callable[..., Routed]
 
 
 @pytest.fixture
-def route(tmp_path: Path, primary: Upstream, spare: Upstream) -> Route:
+def route(tmp_path: Path, primary: Upstream, spare: Upstream, nowhere: str) -> Route:
     """A function that makes a service of targets such as ``a/fault:cut/3``."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     backends = {
         "a": primary.url,
         "b": spare.url,
@@ -145,85 +145,7 @@ def route(tmp_path: Path, primary: Upstream, spare: Upstream) -> Route:
     return make
 
 
-# fault of the first target, its calls when it is alone, the code that the client then gets (or
-# None where an answer comes all the same), its calls where there is a second one, and whether
-# that one then answers with a restart, without, or not at all.
-ANSWERS, RESTARTS, NOT_NEEDED, NOT_ASKED = "answers", "restarts", "not needed", "not asked"
-FAULTS = [
-    ("reset", 3, "UPSTREAM_ERROR", 2, ANSWERS),
-    ("close", 3, "UPSTREAM_ERROR", 2, ANSWERS),
-    ("junk", 3, "UPSTREAM_ERROR", 2, ANSWERS),
-    ("status/429", 3, "UPSTREAM_ERROR", 2, ANSWERS),
-    ("status/429/60", 1, "UPSTREAM_ERROR", 1, ANSWERS),
-    ("first/1/status/429/1", 2, None, 2, NOT_NEEDED),
-    ("first/1/status/500", 2, None, 2, NOT_NEEDED),
-    ("first/2/status/500", 3, None, 2, ANSWERS),
-    ("status/503", 3, "UPSTREAM_ERROR", 2, ANSWERS),
-    ("headers", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
-    ("silent", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
-    ("ok/5/1", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
-    ("drip", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
-    ("drip_head", 1, "UPSTREAM_TIMEOUT", 1, ANSWERS),
-    ("cut/40/60", 3, "UPSTREAM_TRUNCATED", 2, RESTARTS),
-    ("cut_reset/40/60", 3, "UPSTREAM_TRUNCATED", 2, RESTARTS),
-    ("cut_clean/3", 3, "UPSTREAM_TRUNCATED", 2, RESTARTS),
-    ("first/1/cut/3", 2, None, 2, NOT_NEEDED),
-    ("stall/3", 3, "UPSTREAM_TIMEOUT", 2, RESTARTS),
-    ("alive_drip/3", 3, "UPSTREAM_TIMEOUT", 2, RESTARTS),
-    ("bad_json/3", 3, "UPSTREAM_ERROR", 2, RESTARTS),
-    ("error/3/500", 3, "UPSTREAM_ERROR", 2, RESTARTS),
-    ("no_done", 1, None, 1, NOT_NEEDED),
-    ("context", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
-    ("policy", 1, "UPSTREAM_REJECTED", 1, NOT_ASKED),
-    ("filter/3", 1, "UPSTREAM_REJECTED", 1, NOT_ASKED),
-    ("status/400", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
-    ("status/401", 1, "UPSTREAM_ERROR", 1, ANSWERS),
-    ("status/403", 1, "UPSTREAM_ERROR", 1, ANSWERS),
-    ("status/404", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
-    ("status/422", 1, "UPSTREAM_REJECTED", 1, ANSWERS),
-    ("gzip_bomb", 1, "UPSTREAM_ERROR", 1, ANSWERS),
-    ("endless", 1, "UPSTREAM_ERROR", 1, RESTARTS),
-]
-
-
-@pytest.mark.parametrize(("fault", "calls", "code"), [row[:3] for row in FAULTS])
-def test_with_one_target_a_fault_is_overcome_or_is_one_clean_error(
-    route: Route, primary: Upstream, fault: str, calls: int, code: str | None
-) -> None:
-    ran = route(f"a/fault:{fault}").ask()
-
-    if code is None:
-        assert ran.job.status is Status.COMPLETED
-        assert ran.text == "".join(TOKENS[:5])
-    else:
-        assert (ran.job.status, ran.job.error_code) == (Status.FAILED, code)
-    assert ran.job.attempts == calls
-    assert ran.job.backend == f"a/fault:{fault}"
-    seen = primary.seen(ran.prompt)
-    assert seen["calls"] == calls
-    eventually(lambda: primary.seen(ran.prompt)["open"] == 0)
-
-
-@pytest.mark.parametrize(("fault", "calls", "then"), [(row[0], *row[3:]) for row in FAULTS])
-def test_with_two_targets_the_second_answers_where_the_first_does_not(
-    route: Route, primary: Upstream, spare: Upstream, fault: str, calls: int, then: str
-) -> None:
-    ran = route(f"a/fault:{fault}", "b/fault:ok/7").ask()
-
-    needed = then in (ANSWERS, RESTARTS)
-    if then == NOT_ASKED:
-        assert (ran.job.status, ran.job.error_code) == (Status.FAILED, "UPSTREAM_REJECTED")
-    else:
-        assert ran.job.status is Status.COMPLETED
-        assert ran.text == (SPARE if needed else "".join(TOKENS[:5]))
-    assert ran.job.backend == ("b/fault:ok/7" if needed else f"a/fault:{fault}")
-    assert ran.job.attempts == calls + needed
-    assert primary.seen(ran.prompt)["calls"] == calls
-    assert spare.seen(ran.prompt)["calls"] == needed
-    if then == RESTARTS:
-        assert ran.restarts[-1] == Restarted(calls + 1, "b/fault:ok/7")
-    elif fault != "first/1/cut/3":
-        assert not ran.restarts
+# Each single fault, with one target and with two, is e2e/test_faults.py's.
 
 
 def test_a_server_that_is_not_there_is_passed_over(route: Route) -> None:
@@ -391,4 +313,4 @@ def test_of_a_thousand_answers_cut_anywhere_none_is_torn(route: Route) -> None:
         job = routed.service.wait(job_id, 60)
         ran = Ran(job.request.prompt, job, routed.log(job_id), 0)
         assert (job.status, job.attempts, len(ran.restarts)) == (Status.COMPLETED, 2, 1)
-        assert job.result == ran.text == "".join(TOKENS[:5])
+        assert job.result == ran.text == ANSWER
