@@ -103,6 +103,9 @@ class StatusSchema(RequestSchema):
     error_code = fields.String(**_or_null("The code of the failure, such as `UPSTREAM_TIMEOUT`."))
     queue_position = _count(**_or_null("How many are ahead of it; null unless it is pending."))
     usage = fields.Nested(UsageSchema, **_or_null("What it cost, where the model says so."))
+    failed_usage = fields.Nested(
+        UsageSchema, **_or_null("What its failed attempts cost, as far as the models said so.")
+    )
     metrics = fields.Nested(MetricsSchema, **_always("How long it took."))
     created_at = fields.DateTime(**_always("When it was submitted."))
     started_at = fields.DateTime(**_or_null("When it left the queue."))

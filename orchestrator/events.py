@@ -24,6 +24,11 @@ class Usage:
     input_tokens: int
     output_tokens: int
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens
+        )
+
     def as_json(self) -> dict[str, int]:
         """Return what clients are shown."""
         return {
@@ -61,10 +66,14 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The whole answer is there."""
+    """The whole answer is there. ``usage`` is that of the attempt which gave it.
+
+    ``failed_usage``, here and below, is what the attempts before it cost, as far as they said so.
+    """
 
     finish_reason: FinishReason
     usage: Usage | None = None
+    failed_usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +83,14 @@ class Failed:
     code: str
     message: str
     stage: str | None = None
+    failed_usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """Someone asked for the end; what was generated until then is the result."""
+
+    failed_usage: Usage | None = None
 
 
 Terminal = Completed | Failed | Cancelled

@@ -105,6 +105,7 @@ class Job:
     result: str | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    failed_usage: Usage | None = None
     error: str | None = None
     error_code: str | None = None
     error_stage: str | None = None
@@ -137,7 +138,11 @@ class Job:
             self.status is Status.PENDING and isinstance(event, Completed)
         ):
             raise IllegalMove(f"{type(event).__name__} after {self.status}")
-        expires_at = at + retention_s
+        always = {
+            "failed_usage": event.failed_usage,
+            "completed_at": at,
+            "expires_at": at + retention_s,
+        }
         match event:
             case Completed(finish_reason, usage):
                 return evolve(
@@ -146,8 +151,7 @@ class Job:
                     result=text,
                     finish_reason=finish_reason,
                     usage=usage,
-                    completed_at=at,
-                    expires_at=expires_at,
+                    **always,
                 )
             case Failed(code, message, stage):
                 return evolve(
@@ -157,8 +161,7 @@ class Job:
                     error=message,
                     error_code=code,
                     error_stage=stage,
-                    completed_at=at,
-                    expires_at=expires_at,
+                    **always,
                 )
             case Cancelled():
                 return evolve(
@@ -166,8 +169,7 @@ class Job:
                     status=Status.CANCELLED,
                     result=text or None,
                     finish_reason=FinishReason.CANCELLED,
-                    completed_at=at,
-                    expires_at=expires_at,
+                    **always,
                 )
 
 

@@ -4,6 +4,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
 
 from orchestrator.backends.base import Finish
 from orchestrator.errors import (
@@ -14,7 +17,7 @@ from orchestrator.errors import (
     ShuttingDown,
     UpstreamTruncated,
 )
-from orchestrator.events import Cancelled, Completed, Failed, Restarted, Terminal, Token
+from orchestrator.events import Cancelled, Completed, Failed, Restarted, Terminal, Token, Usage
 from orchestrator.job import Job
 from orchestrator.routing.base import Attempt, Route
 from orchestrator.session import History
@@ -23,7 +26,7 @@ from orchestrator.stores.base import Store
 
 logger = logging.getLogger("orchestrator")
 
-Stream = Generator[str | Attempt | Finish, None, None]
+Stream = Generator[str | Usage | Attempt | Finish, None, None]
 
 YIELD_EVERY = 32
 """Tokens between two bows to other greenlets: a backend that never waits would starve them."""
@@ -65,7 +68,10 @@ class Runner:
             job, history = claimed
             with self._lock:
                 self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
-            end = self._generate(job, history, route, stop)
+            spent: list[Usage] = []
+            end = self._generate(job, history, route, stop, spent)
+            if spent:
+                end = replace(end, failed_usage=reduce(add, spent))
             return self._store.finish(job_id, end).ready
         except (NotFound, ResultExpired):
             return ()
@@ -101,10 +107,13 @@ class Runner:
         for stop in running:
             stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
-    def _generate(self, job: Job, history: History, route: Route, stop: StopSignal) -> Terminal:
+    def _generate(
+        self, job: Job, history: History, route: Route, stop: StopSignal, spent: list[Usage]
+    ) -> Terminal:
+        """Return the end; what failed attempts cost goes to ``spent``."""
         try:
             stream = route.stream(job.request, history.conversation(job.request), stop)
-            return self._relay(job.id, stream, stop)
+            return self._relay(job.id, stream, stop, spent)
         except BaseException as error:
             # All there is: a backend's SystemExit or gevent.Timeout would end a slot of the pool.
             if stop.requested or isinstance(error, Stopped):
@@ -115,7 +124,7 @@ class Runner:
             logger.exception("request %s: the backend %s is faulty", job.id, route.name)
             return _failed(OrchestratorError("The server has a fault; its log says more."))
 
-    def _relay(self, job_id: str, stream: Stream, stop: StopSignal) -> Terminal:
+    def _relay(self, job_id: str, stream: Stream, stop: StopSignal, spent: list[Usage]) -> Terminal:
         chunk = 0
         try:
             for count, piece in enumerate(stream, 1):
@@ -125,6 +134,9 @@ class Runner:
                 if isinstance(piece, Attempt):
                     self._begin_anew(job_id, piece, has_said=chunk > 0)
                     chunk = 0
+                    continue
+                if isinstance(piece, Usage):
+                    spent.append(piece)
                     continue
                 if not self._store.append(job_id, Token(chunk, _clean(piece))):
                     raise Stopped

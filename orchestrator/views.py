@@ -50,6 +50,7 @@ def status_view(job: Job, queue_position: int | None) -> Json:
         "error_code": job.error_code,
         "queue_position": queue_position,
         "usage": job.usage and job.usage.as_json(),
+        "failed_usage": job.failed_usage and job.failed_usage.as_json(),
         "metrics": {
             "queue_ms": _milliseconds(job.created_at, job.started_at),
             "ttft_ms": _milliseconds(job.started_at, job.first_token_at),

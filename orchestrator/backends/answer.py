@@ -9,7 +9,7 @@ from orchestrator.backends.base import Finish
 from orchestrator.backends.sse_reader import SSEReader
 from orchestrator.backends.text import MAX_ANSWER_BYTES, AnswerText
 from orchestrator.backends.upstream import Call
-from orchestrator.errors import UpstreamError, UpstreamTimeout, UpstreamTruncated
+from orchestrator.errors import RunError, UpstreamError, UpstreamTimeout, UpstreamTruncated
 from orchestrator.events import FinishReason, Usage
 from orchestrator.stop import StopSignal
 
@@ -32,6 +32,11 @@ class Answer(ABC):
         self.begun = False
         self.done = False
 
+    @property
+    def spent(self) -> Usage | None:
+        """What an answer that breaks off here has cost, as far as the provider said so."""
+        return self.usage
+
     @abstractmethod
     def add(self, data: str | bytes) -> str:
         """Take one event's data, or a whole answer, and return the text in it.
@@ -44,8 +49,10 @@ class Answer(ABC):
         """Return why the answer ended. Raises a RunError where that makes it no answer."""
 
 
-def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Finish]:
+def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Usage | Finish]:
     """Yield the pieces of an answer with status 200 as they come, and the Finish.
+
+    Where it fails, what it has cost comes last, if that is known.
 
     The first-token timeout runs until text or a thought comes; nothing else counts. From then on
     each whole line is a sign of life and renews the idle timeout, keep-alive comments included;
@@ -54,12 +61,17 @@ def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Fin
     if call.media_type == "text/html":
         raise UpstreamError("The provider answered with a web page; the base URL must be wrong.")
     whole = call.media_type.endswith("json")
-    for text in _whole(call, answer) if whole else _streamed(call, answer):
-        yield text
-        stop.check()
-    if rest := answer.text.rest():
-        yield rest
-    yield Finish(answer.finish_reason(), answer.usage)
+    try:
+        for text in _whole(call, answer) if whole else _streamed(call, answer):
+            yield text
+            stop.check()
+        if rest := answer.text.rest():
+            yield rest
+        yield Finish(answer.finish_reason(), answer.usage)
+    except RunError:
+        if spent := answer.spent:
+            yield spent
+        raise
 
 
 def parsed(data: str | bytes) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class AnthropicBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Finish, None, None]:
+    ) -> Generator[str | Usage | Finish, None, None]:
         """Yield the answer as it comes.
 
         Raises UpstreamTimeout, UpstreamRejected, UpstreamTruncated, UpstreamError or Stopped.
@@ -86,7 +86,14 @@ class _Reply(Answer):
     def __init__(self, api_key: str | None) -> None:
         super().__init__(api_key)
         self._counts: dict[str, int] = {}
+        self._first_output = 0
         self._explanation: str | None = None
+
+    @property
+    def spent(self) -> Usage | None:
+        if self.usage or "input_tokens" not in self._counts:
+            return self.usage
+        return Usage(self._sent(), self._first_output)
 
     def add(self, data: str | bytes) -> str:
         payload = parsed(data)
@@ -95,7 +102,9 @@ class _Reply(Answer):
             raise self._reported(payload)
         match kind:
             case "message_start":
-                self._count(an_object(payload.get("message")), _INPUT_COUNTS)
+                message = an_object(payload.get("message"))
+                self._count(message, _INPUT_COUNTS)
+                self._first_output = _output_of(message)
             case "content_block_start":
                 return self._said(payload.get("content_block"))
             case "content_block_delta":
@@ -172,14 +181,23 @@ class _Reply(Answer):
             return
         self._counts |= {name: usage[name] for name in names if is_count(usage.get(name))}
         if "input_tokens" in self._counts and "output_tokens" in self._counts:
-            sent = sum(self._counts.get(name, 0) for name in _INPUT_COUNTS)
-            self.usage = Usage(sent, self._counts["output_tokens"])
+            self.usage = Usage(self._sent(), self._counts["output_tokens"])
+
+    def _sent(self) -> int:
+        return sum(self._counts.get(name, 0) for name in _INPUT_COUNTS)
 
     def _reported(self, payload: dict[str, Any]) -> RunError:
         error = payload.get("error")
         kind = error.get("type") if isinstance(error, dict) else None
         status = _STATUSES.get(kind) if isinstance(kind, str) else None
         return reported(payload, status, self.api_key)
+
+
+def _output_of(message: dict[str, Any]) -> int:
+    """Return the output that the beginning of an answer counts: little, but paid for."""
+    usage = message.get("usage")
+    count = usage.get("output_tokens") if isinstance(usage, dict) else None
+    return count if is_count(count) else 0
 
 
 def _body(model: str, request: GenerateRequest, messages: Sequence[Message]) -> dict[str, Any]:

@@ -28,8 +28,10 @@ class Backend(Protocol):
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Finish, None, None]:
+    ) -> Generator[str | Usage | Finish, None, None]:
         """Yield non-empty pieces of text, then one Finish.
+
+        Where the model fails, its last item may be the Usage of what it failed with.
 
         ``messages`` is the whole conversation, the system text first where there is one and the
         prompt last; ``request`` has the sampling parameters. While blocked, the generator

@@ -40,7 +40,7 @@ class OpenAIBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Finish, None, None]:
+    ) -> Generator[str | Usage | Finish, None, None]:
         """Yield the answer as it comes.
 
         Raises UpstreamTimeout, UpstreamRejected, UpstreamTruncated, UpstreamError or Stopped.

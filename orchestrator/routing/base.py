@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.backends.base import Finish, Message
+from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
 
@@ -31,8 +32,10 @@ class Route(Protocol):
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Attempt | Finish, None, None]:
+    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         """Yield pieces of text and one Finish, as a Backend does, with Attempts between them.
+
+        Each Usage is what an attempt cost that then fails.
 
         Attempts are told of from the second on, the first one where it asks another backend than
         ``name``, and number 0 always.

@@ -15,6 +15,7 @@ from orchestrator.errors import (
     UpstreamRejected,
     UpstreamTruncated,
 )
+from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.routing.base import Attempt
 from orchestrator.routing.breaker import Breaker, Permit
@@ -80,7 +81,7 @@ class Failover:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Attempt | Finish, None, None]:
+    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         """Yield the answer. Raises the most telling attempt's RunError, or Stopped."""
         plan = Plan(self._policy, len(self._targets), self._clock() + request.timeout_s, self._rng)
         step: Step | None = plan.first
@@ -148,7 +149,7 @@ class Failover:
 
 def _ask(
     entry: _Entry, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-) -> Generator[str | Finish, None, None]:
+) -> Generator[str | Usage | Finish, None, None]:
     """Make one attempt, and report how it goes, but for its failure."""
     permit, begun = entry.permit, False
     stream = entry.target.backend.stream(request, messages, stop)
@@ -158,7 +159,7 @@ def _ask(
                 permit.succeeded()
                 yield piece
                 return
-            if not begun:
+            if not begun and isinstance(piece, str):
                 begun = True
                 permit.alive()
             yield piece

@@ -286,7 +286,7 @@ class MemoryStore:
         if entry.job.status.is_terminal:
             return Change(entry.job, False)
         if entry.job.cancel_requested_at is not None:
-            event = Cancelled()
+            event = Cancelled(event.failed_usage)
         job = entry.job.end(event, entry.log.text(), self._clock(), self._retention_s)
         entry.job = job
         self._pending.pop(job_id, None)

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -459,6 +460,20 @@ def test_a_failure_keeps_its_cause_and_gives_no_result(store: Store) -> None:
         Token(0, "half"),
         Failed("DEADLINE_EXCEEDED", "Too late.", "run"),
     ]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("end", [Completed(FinishReason.STOP), FAILED, Cancelled()])
+def test_what_failed_attempts_cost_is_kept_however_it_ends(
+    store: Store, end: Terminal, cancelled: bool
+) -> None:
+    job = claimed(store)
+    if cancelled:
+        store.cancel(job.id)
+    store.finish(job.id, replace(end, failed_usage=Usage(5, 2)))
+    assert store.get(job.id).failed_usage == Usage(5, 2)
+    (*_, last) = log(store, job)
+    assert last.failed_usage == Usage(5, 2)
 
 
 def test_a_waiting_request_can_fail(store: Store) -> None:

@@ -43,6 +43,7 @@ ADDED = [
     "error_code",
     "queue_position",
     "usage",
+    "failed_usage",
     "metrics",
     "created_at",
     "started_at",

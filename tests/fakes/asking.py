@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.backends.base import Backend, Finish, Message
+from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
 
@@ -27,10 +28,11 @@ def a_request(prompt: str = "hello", **fields: Any) -> GenerateRequest:
 
 @dataclass
 class Said:
-    """What a backend said: its pieces in order, and its last word."""
+    """What a backend said: its pieces in order, its last word, or what its failure cost."""
 
     pieces: list[str] = field(default_factory=list)
     finish: Finish | None = None
+    spent: Usage | None = None
 
     @property
     def text(self) -> str:
@@ -52,8 +54,11 @@ def ask(
     messages = [*earlier, Message("user", prompt)]
     for item in backend.stream(request, messages, signal or StopSignal()):
         assert said.finish is None, "nothing comes after the Finish"
+        assert said.spent is None, "nothing but an error comes after the Usage"
         if isinstance(item, Finish):
             said.finish = item
+        elif isinstance(item, Usage):
+            said.spent = item
         else:
             assert item, "no piece is empty"
             said.pieces.append(item)

@@ -37,12 +37,12 @@ class BeginsAnew:
 
     name = "first"
 
-    def __init__(self, *items: str | Attempt | Finish) -> None:
+    def __init__(self, *items: str | Usage | Attempt | Finish) -> None:
         self._items = items
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Attempt | Finish, None, None]:
+    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         yield from self._items
 
 

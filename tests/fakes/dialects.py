@@ -46,8 +46,12 @@ class OpenAI:
         """Why the answer ended, and the usage for ``n`` tokens; either may be left out."""
         events = [self._delta({}, self.reasons.get(reason, reason))] if reason else []
         if n is not None:
-            events.append(("", json.dumps({**self._completion(), "usage": self._usage(n)})))
+            events += self.count(n)
         return events
+
+    def count(self, n: float) -> list[Event]:
+        """The usage so far, as vLLM's continuous_usage_stats have it."""
+        return [("", json.dumps({**self._completion(), "usage": self._usage(n)}))]
 
     def done(self) -> Event:
         return ("", "[DONE]")

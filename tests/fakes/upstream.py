@@ -59,6 +59,7 @@ Half an answer:
   cut_reset k=3 n=5       reset after k tokens
   cut_clean k=3           ended in good form after k tokens, without a word why
   cut_json                a whole answer's object that ends in the middle
+  counted k=3             as cut, but each token comes with the usage so far (OpenAI alone)
   stall k=3               silence after k tokens
   alive k=3 delay=0.02 pings=20   signs of life between the kth token and the rest, of 5
   alive_drip k=3 delay=0.02       after k tokens one event without end, byte after byte
@@ -736,6 +737,15 @@ def empty_json(reply: Reply) -> None:
 def cut(reply: Reply, k: float = 3, n: float = 5) -> None:
     reply.head()
     reply.tokens(0, min(k, n))
+    reply.cut()
+
+
+@fault
+def counted(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    for number in range(int(k)):
+        reply.tokens(number, number + 1)
+        reply.say(*reply.dialect.count(number + 1))
     reply.cut()
 
 

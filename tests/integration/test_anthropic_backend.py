@@ -22,7 +22,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import FinishReason, Usage
 from orchestrator.stop import Stopped, StopSignal
-from tests.fakes.asking import Asking, a_request, ask, eventually
+from tests.fakes.asking import Asking, Said, a_request, ask, eventually
 from tests.fakes.upstream import Upstream, start_upstream
 from tests.served import BUSY
 
@@ -352,6 +352,25 @@ class TestErrors:
         assert error.details == {"status": status}
         assert "credentials" in error.message
         assert "says no" not in error.message
+
+    @pytest.mark.parametrize(
+        ("prompt", "spent"),
+        [
+            ("fault:cut 3", Usage(7, 1)),
+            ("fault:error 3 529", Usage(7, 1)),
+            ("fault:filter 3", Usage(7, 3)),
+            ("fault:cut 0", None),
+            ("fault:status 529", None),
+        ],
+    )
+    def test_what_a_failure_cost_is_told_where_the_provider_says_it(
+        self, backend: AnthropicBackend, prompt: str, spent: Usage | None
+    ) -> None:
+        said = Said()
+        with pytest.raises(RunError):
+            ask(backend, prompt, said=said)
+
+        assert (said.spent, said.finish) == (spent, None)
 
     def test_when_to_come_again_is_passed_on(self, backend: AnthropicBackend) -> None:
         assert failure(backend, "fault:status 529 7").details["retry_after"] == 7

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.bootstrap import build_service
 from orchestrator.config import load
 from orchestrator.errors import PipelineUnavailable
-from orchestrator.events import Completed, Event, Failed, Restarted, Token
+from orchestrator.events import Completed, Event, Failed, Restarted, Token, Usage
 from orchestrator.job import Job, Status
 from orchestrator.service import Service
 from tests.fakes.asking import WAIT_S, a_request, eventually
@@ -164,6 +164,13 @@ def test_an_anthropic_target_takes_over(route: Route) -> None:
 def test_another_takes_over_from_an_anthropic_target(route: Route) -> None:
     ran = route("claude/fault:cut/3", "a/fault:ok/7").ask()
     assert (ran.text, ran.job.backend) == (SPARE, "a/fault:ok/7")
+
+
+def test_what_failed_attempts_cost_is_counted_apart(route: Route) -> None:
+    ran = route("claude/fault:cut/3", "a/fault:ok/7").ask()
+    assert (ran.job.usage, ran.job.failed_usage) == (Usage(7, 7), Usage(14, 2))
+    alone = route("claude/fault:cut/3").ask()
+    assert (alone.job.usage, alone.job.failed_usage) == (None, Usage(21, 3))
 
 
 def test_what_an_anthropic_target_refuses_on_principle_is_shown_to_no_other(

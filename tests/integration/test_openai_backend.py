@@ -26,7 +26,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import FinishReason, Usage
 from orchestrator.stop import Stopped, StopSignal
-from tests.fakes.asking import Asking, a_request, ask, eventually
+from tests.fakes.asking import Asking, Said, a_request, ask, eventually
 from tests.fakes.upstream import Upstream, start_upstream
 from tests.needs import lacking, needs
 from tests.served import BUSY
@@ -398,6 +398,24 @@ class TestErrors:
     )
     def test_a_cut_answer_is_never_a_success(self, backend: OpenAIBackend, prompt: str) -> None:
         assert type(failure(backend, prompt)) is UpstreamTruncated
+
+    @pytest.mark.parametrize(
+        ("prompt", "spent"),
+        [
+            ("fault:counted 3", Usage(7, 3)),
+            ("fault:filter 3", Usage(7, 3)),
+            ("fault:cut", None),
+            ("fault:status 500", None),
+        ],
+    )
+    def test_what_a_failure_cost_is_told_where_the_provider_says_it(
+        self, backend: OpenAIBackend, prompt: str, spent: Usage | None
+    ) -> None:
+        said = Said()
+        with pytest.raises(RunError):
+            ask(backend, prompt, said=said)
+
+        assert (said.spent, said.finish) == (spent, None)
 
     @pytest.mark.parametrize("prompt", ["fault:cut 0", "fault:cut_reset 0", "fault:cut_clean 0"])
     def test_an_answer_that_is_cut_before_its_first_token_is_no_empty_one(

@@ -130,6 +130,16 @@ def test_an_attempt_after_words_is_a_restart_and_one_before_them_is_none(
     assert log(store, job)[1:-1] == [Token(0, "half"), Restarted(3, "second"), Token(0, "whole")]
 
 
+def test_what_failed_attempts_cost_is_told_apart(store: MemoryStore) -> None:
+    done = Finish(FinishReason.STOP, Usage(1, 1))
+    items = ["half", Usage(5, 2), Attempt(2, "second"), Usage(6, 0), Attempt(3, "third"), "whole"]
+    job = ran(store, BeginsAnew(*items, done))
+    assert (job.usage, job.failed_usage) == (Usage(1, 1), Usage(11, 2))
+    assert log(store, job)[-1] == Completed(FinishReason.STOP, Usage(1, 1), Usage(11, 2))
+    failed = ran(store, BeginsAnew("half", Usage(5, 2)))
+    assert (failed.status, failed.usage, failed.failed_usage) == (Status.FAILED, None, Usage(5, 2))
+
+
 def test_a_cut_stream_is_never_a_success(store: MemoryStore) -> None:
     job = ran(store, CutsTheStream())
     assert (job.status, job.error_code) == (Status.FAILED, "UPSTREAM_TRUNCATED")

@@ -70,6 +70,7 @@ def test_the_status_of_a_waiting_request_has_its_place_and_no_times_yet() -> Non
         "error_code": None,
         "queue_position": 3,
         "usage": None,
+        "failed_usage": None,
         "metrics": {"queue_ms": None, "ttft_ms": None, "run_ms": None},
         "created_at": "1970-01-01T00:01:40.000Z",
         "started_at": None,
@@ -82,11 +83,12 @@ def test_the_status_of_a_waiting_request_has_its_place_and_no_times_yet() -> Non
 
 def test_the_status_of_an_ended_request_has_all_there_is_to_know() -> None:
     job = a_job(clock=lambda: 100.0).apply(Started("echo"), at=100.25).apply(Token(0, "x"), at=101)
-    job = job.end(Completed(FinishReason.LENGTH, Usage(3, 4)), "x", at=102.5, retention_s=60)
+    job = job.end(Completed(FinishReason.LENGTH, Usage(3, 4), Usage(5, 0)), "x", 102.5, 60)
     view = status_view(job, queue_position=None)
     assert (view["status"], view["attempts"], view["backend"]) == ("completed", 1, "echo")
     assert (view["finish_reason"], view["queue_position"]) == ("length", None)
     assert view["usage"] == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    assert view["failed_usage"] == {"input_tokens": 5, "output_tokens": 0, "total_tokens": 5}
     assert view["metrics"] == {"queue_ms": 250, "ttft_ms": 750, "run_ms": 2250}
     assert view["started_at"] == "1970-01-01T00:01:40.250Z"
     assert view["first_token_at"] == "1970-01-01T00:01:41.000Z"
