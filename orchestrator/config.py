@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ConfigError
-from orchestrator.routes_file import RoutesFile, read
+from orchestrator.routes_file import RoutesFile, fits_header, read
 
 PREFIX = "ORCHESTRATOR_"
 
@@ -43,6 +43,13 @@ def _seconds(low: float, high: float) -> Parser:
 
 def _text(text: str) -> str:
     """a text"""
+    return text
+
+
+def _key(text: str) -> str:
+    """a key of printable ASCII characters"""
+    if not fits_header(text):
+        raise ValueError
     return text
 
 
@@ -122,7 +129,7 @@ class Settings:
         "Where the OpenAI-compatible server is: OpenAI, vLLM, Ollama, llama.cpp, and the like.",
     )
     openai_api_key: str | None = setting(
-        "OPENAI_API_KEY", None, _text, "Sent to that server as a bearer token.", secret=True
+        "OPENAI_API_KEY", None, _key, "Sent to that server as a bearer token.", secret=True
     )
     anthropic_base_url: str = setting(
         "ANTHROPIC_BASE_URL",
@@ -131,7 +138,7 @@ class Settings:
         "Where the Messages API is; `/v1/messages` is added.",
     )
     anthropic_api_key: str | None = setting(
-        "ANTHROPIC_API_KEY", None, _text, "The key for it; required for `anthropic`.", secret=True
+        "ANTHROPIC_API_KEY", None, _key, "The key for it; required for `anthropic`.", secret=True
     )
     routes: RoutesFile | None = setting(
         "ORCHESTRATOR_CONFIG",

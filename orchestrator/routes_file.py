@@ -15,6 +15,11 @@ DEFAULT = "default"
 """The model that serves requests which name none."""
 
 
+def fits_header(key: str) -> bool:
+    """Return whether an HTTP header can carry an API key."""
+    return key.isascii() and key.isprintable()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendTable:
     """``[backends.NAME]``. Times are in seconds; None is for what isn't said."""
@@ -75,6 +80,11 @@ class RoutesFile:
                     "set it, or leave the line out where no key is needed."
                 )
             key = environ[variable].strip() if variable else None
+            if key and not fits_header(key):
+                raise ConfigError(
+                    f"{self.path}: backends.{name}.api_key_env: {variable} has characters that no "
+                    "key has; set it again."
+                )
             backends[name] = replace(table, api_key=key)
         return replace(self, backends=backends)
 

@@ -67,9 +67,12 @@ class Service:
 
         Raises PipelineUnavailable, SessionBusy, IdempotencyKeyReused.
         """
-        if self.is_draining:
-            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
-        self._check(request)
+        try:
+            self._check(request)
+        except PipelineUnavailable:
+            if idempotency and (earlier := self._store.replay(idempotency)):
+                return earlier
+            raise
         job = Job(id=new_id(), request=request, created_at=time.time())
         submission = self._store.submit(job, idempotency)
         for interrupted in submission.interrupted:
@@ -176,7 +179,11 @@ class Service:
         return had_some
 
     def _check(self, request: GenerateRequest) -> None:
-        """Raise PipelineUnavailable where nothing answers for the model, and no answer is kept."""
+        """Raise PipelineUnavailable where nothing new is taken: while the server stops, or while
+        nothing answers for the model and no answer is kept.
+        """
+        if self.is_draining:
+            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
         if model := self._models.get(request.model):
             try:
                 model.check()

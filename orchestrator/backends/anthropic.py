@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 from orchestrator.backends.answer import Answer, an_object, answered, is_count, no_answer, parsed
 from orchestrator.backends.base import Finish, Message
-from orchestrator.backends.keys import check_key
 from orchestrator.backends.refusals import quoted, refusal, reported
 from orchestrator.backends.upstream import Limits, Upstream
 from orchestrator.errors import RunError, UpstreamError, UpstreamRejected, UpstreamTruncated
@@ -56,8 +55,6 @@ class AnthropicBackend:
         base_url: str = "https://api.anthropic.com",
         **limits: Unpack[Limits],
     ) -> None:
-        """Raises ConfigError where no header can carry the key."""
-        check_key(api_key, "ANTHROPIC_API_KEY")
         self._model = model
         self._api_key = api_key
         self._upstream = Upstream(base_url, **limits)

@@ -6,8 +6,8 @@ from typing import Any, Unpack
 
 from orchestrator.backends.answer import Answer, an_object, answered, is_count, no_answer, parsed
 from orchestrator.backends.base import Finish, Message
-from orchestrator.backends.keys import check_key
 from orchestrator.backends.refusals import refusal, reported
+from orchestrator.backends.rejections import reason_of
 from orchestrator.backends.upstream import Limits, Upstream
 from orchestrator.errors import UpstreamRejected, UpstreamTruncated
 from orchestrator.events import FinishReason, Usage
@@ -32,8 +32,6 @@ class OpenAIBackend:
     def __init__(
         self, base_url: str, model: str, api_key: str | None, **limits: Unpack[Limits]
     ) -> None:
-        """Raises ConfigError where no header can carry the key."""
-        check_key(api_key, "OPENAI_API_KEY")
         self._model = model
         self._api_key = api_key
         self._upstream = Upstream(base_url, **limits)
@@ -96,10 +94,20 @@ class _Completion(Answer):
         if not error:
             return
         known = error if isinstance(error, dict) else {}
-        status = next((known[key] for key in ("status", "code") if is_count(known.get(key))), None)
-        if status is None and known.get("type") in _REJECTION_TYPES:
-            status = 400
-        raise reported(payload, status, self.api_key)
+        raise reported(payload, _status(known), self.api_key)
+
+
+def _status(error: Mapping[str, Any]) -> int | None:
+    """Return the HTTP status that an error object has or means; None where it says nothing.
+
+    A number counts more than words: OpenAI calls a wrong key an ``invalid_request_error`` too.
+    """
+    for value in (error.get("status"), error.get("code")):
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if is_count(number) and 400 <= number < 600:
+            return number
+    means_input = error.get("type") in _REJECTION_TYPES or reason_of(error, "")
+    return 400 if means_input else None
 
 
 def _body(

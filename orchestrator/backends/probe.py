@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -13,10 +14,13 @@ from orchestrator.errors import UpstreamError
 PROBE_S = 5.0
 """How long an answer may take in all."""
 _BODY_BYTES = 4 * 1024 * 1024
+_MOST_PAGES = 50
 
 
 def list_models(base_url: str, headers: Mapping[str, str]) -> Sequence[str]:
     """Return the models that ``GET {base_url}/models`` names; none where it has no such list.
+
+    Anthropic gives its list in pages; all of them are read.
 
     Raises UpstreamError, whose message is for the operator, after PROBE_S at the latest.
     """
@@ -24,7 +28,7 @@ def list_models(base_url: str, headers: Mapping[str, str]) -> Sequence[str]:
 
     def work() -> None:
         try:
-            found.append(_ask(f"{base_url}/models", headers))
+            found.append(_ask_for_all(base_url, headers))
         except UpstreamError as error:
             found.append(error)
 
@@ -39,27 +43,44 @@ def list_models(base_url: str, headers: Mapping[str, str]) -> Sequence[str]:
     return found[0]
 
 
-def _ask(url: str, headers: Mapping[str, str]) -> Sequence[str]:
+def _ask_for_all(base_url: str, headers: Mapping[str, str]) -> Sequence[str]:
+    base = urlsplit(base_url)
+    path, names, last = f"{base.path.rstrip('/')}/models", list[str](), None
     with urllib3.PoolManager(timeout=PROBE_S, retries=False) as pool:
-        try:
-            answer = pool.request("GET", url, headers=headers, preload_content=False)
-            body = answer.read(_BODY_BYTES)
-            answer.close()
-        except (HTTPError, OSError, ValueError) as error:
-            raise UpstreamError(f"it can't be reached ({_cause(error)})") from error
+        for _ in range(_MOST_PAGES):
+            query = [base.query, urlencode({"after_id": last}) if last else ""]
+            url = base._replace(path=path, query="&".join(filter(None, query))).geturl()
+            more, last = _ask(pool, url, headers)
+            names += more
+            if not last:
+                break
+    return names
+
+
+def _ask(
+    pool: urllib3.PoolManager, url: str, headers: Mapping[str, str]
+) -> tuple[Sequence[str], str | None]:
+    """Return a page of the list, and the id that the next one begins after, if there is one."""
+    try:
+        answer = pool.request("GET", url, headers=headers, preload_content=False)
+        body = answer.read(_BODY_BYTES)
+        answer.close()
+    except (HTTPError, OSError, ValueError) as error:
+        raise UpstreamError(f"it can't be reached ({_cause(error)})") from error
     if answer.status in (401, 403):
         raise UpstreamError(f"it refuses the API key (HTTP status {answer.status})")
     if answer.status in (404, 405):
-        return ()
+        return (), None
     if answer.status != 200:
         raise UpstreamError(f"it answers with HTTP status {answer.status}")
     return _names(body)
 
 
-def _names(body: bytes) -> Sequence[str]:
+def _names(body: bytes) -> tuple[Sequence[str], str | None]:
     try:
-        models: Any = json.loads(body)["data"]
-        return [model["id"] for model in models]
+        answer: Any = json.loads(body)
+        names = [str(model["id"]) for model in answer["data"]]
+        return names, str(answer["last_id"]) if answer.get("has_more") else None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UpstreamError("what it answers is no list of models: is base_url right?") from error
 

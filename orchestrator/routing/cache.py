@@ -5,7 +5,7 @@ import math
 from collections.abc import Generator, Sequence
 
 from orchestrator.backends.base import Finish, Message
-from orchestrator.events import FinishReason
+from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest, Reuse
 from orchestrator.routing.base import Attempt, Route
 from orchestrator.routing.key import key_of
@@ -29,7 +29,7 @@ class Recorded:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Attempt | Finish, None, None]:
+    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         yield Attempt(0, self.name)
         yield from self._answer.pieces
         yield Finish(self._answer.finish_reason, self._answer.usage)
@@ -57,7 +57,7 @@ class Cached:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Attempt | Finish, None, None]:
+    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         """Yield a kept answer, or the inner route's."""
         if recorded := self.recall(request, messages):
             yield from recorded.stream(request, messages, stop)
@@ -68,7 +68,7 @@ class Cached:
 
     def _recording(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Attempt | Finish, None, None]:
+    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         backend, size = self.name, 0
         pieces: list[str] = []
         with contextlib.closing(self._inner.stream(request, messages, stop)) as stream:
@@ -80,7 +80,7 @@ class Cached:
                         answer = Answer(_merged(pieces), item.reason, item.usage, backend)
                         key = key_of(self._identity, request, messages)
                         self._cache.put(key, answer, self._ttl_s)
-                else:
+                elif isinstance(item, str):
                     size += len(item)
                     if size <= LARGEST:
                         pieces.append(item)

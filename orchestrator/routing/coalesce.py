@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 
 from orchestrator.backends.base import Finish, Message
 from orchestrator.errors import OrchestratorError, PipelineUnavailable
+from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest, Reuse
 from orchestrator.routing.base import Attempt, Route
 from orchestrator.routing.key import key_of
@@ -24,7 +25,7 @@ ITEM_COST = 64
 YIELD_EVERY = 32
 """Items between two bows to other greenlets: a backend that never waits would starve them."""
 
-Item = str | Attempt | Finish
+Item = str | Usage | Attempt | Finish
 Key = tuple[bytes, float]
 
 

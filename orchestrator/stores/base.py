@@ -77,6 +77,13 @@ class Store(Protocol):
         """
         ...
 
+    def replay(self, idempotency: Idempotency) -> Submission | None:
+        """Return what an earlier submit with this key made; None where there was none.
+
+        Raises IdempotencyKeyReused.
+        """
+        ...
+
     def claim(self, job_id: str, backend: str) -> tuple[Job, History] | None:
         """Start a pending job; None where it isn't pending any more."""
         ...

@@ -90,8 +90,8 @@ class MemoryStore:
     def submit(self, job: Job, idempotency: Idempotency | None = None) -> Submission:
         request = job.request
         with self._lock:
-            if idempotency and (earlier := self._keys.find(idempotency)):
-                return Submission(earlier.request_id, earlier.session_id, replayed=True)
+            if idempotency and (replayed := self._replay(idempotency)):
+                return replayed
             if request.on_busy is OnBusy.REJECT:
                 self._check_idle(request.session_id)
             self._sessions.touch(request.session_id)
@@ -103,6 +103,10 @@ class MemoryStore:
                 interrupted = self._interrupt(request.session_id)
             ready = (job,) if self._sessions.enter(job) else ()
             return Submission(job.id, request.session_id, ready, interrupted)
+
+    def replay(self, idempotency: Idempotency) -> Submission | None:
+        with self._lock:
+            return self._replay(idempotency)
 
     def claim(self, job_id: str, backend: str) -> tuple[Job, History] | None:
         with self._lock:
@@ -228,6 +232,12 @@ class MemoryStore:
             return [entry.job for part in (self._running, self._pending) for entry in part.values()]
 
     # Inside the lock
+
+    def _replay(self, idempotency: Idempotency) -> Submission | None:
+        earlier = self._keys.find(idempotency)
+        if earlier is None:
+            return None
+        return Submission(earlier.request_id, earlier.session_id, replayed=True)
 
     def _entry(self, job_id: str) -> _Entry:
         entry = self._entries.get(job_id)

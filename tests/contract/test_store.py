@@ -1008,6 +1008,17 @@ def test_the_same_key_with_another_body_is_refused(store: Store) -> None:
     assert len(listed(store)) == 1
 
 
+def test_a_replay_is_found_without_a_submit(store: Store) -> None:
+    assert store.replay(key()) is None
+    first = store.submit(a_job(), key())
+    found = store.replay(key())
+    assert found
+    assert (found.request_id, found.session_id) == (first.request_id, first.session_id)
+    assert (found.replayed, found.ready) == (True, ())
+    with pytest.raises(IdempotencyKeyReused):
+        store.replay(key(body=b"another"))
+
+
 def test_other_keys_and_no_key_are_other_requests(store: Store) -> None:
     store.submit(a_job(), key("one"))
     store.submit(a_job(), key("two"))

@@ -66,6 +66,7 @@ Half an answer:
   bad_json k=3            after k tokens what is no JSON; deep_json: JSON, but 100,000 deep
   wrong_json k=3          after k tokens JSON of a wrong shape
   error k=3 code=500      after k tokens an error object
+  said_error              after 3 tokens the prompt's last word, as the error object that it is
   odd_error k=3           after k tokens an error object whose fields have wrong types
   filter k=3              the finish reason for what must not be said
   explained k=3           the same, and why (Anthropic's dialect alone)
@@ -82,7 +83,8 @@ Half an answer:
 it's up again; what is being said then is cut. It begins with a model's first call and ends, up for
 good, ``last`` seconds later.
 
-``GET /v1/models`` names one model, ``big``, to whoever sends a key.
+``GET /v1/models`` names one model, ``big``, to whoever sends a key; to Anthropic's clients
+``small`` on a page before it.
 
 ``GET /seen`` counts, by prompt: calls, open (calls under way), client_closed (calls whose client
 left before the end), connections (the number of the connection of each call), times (when each
@@ -111,7 +113,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.dialects import DIALECTS, Event, OpenAI, words
+from tests.fakes.dialects import DIALECTS, Anthropic, Event, OpenAI, words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIFETIME_S = 600.0
@@ -832,6 +834,14 @@ def error(reply: Reply, k: float = 3, code: float = 500) -> None:
 
 
 @fault
+def said_error(reply: Reply) -> None:
+    reply.head()
+    reply.tokens(0, 3)
+    reply.line(f'data: {{"error": {reply.request.prompt.split()[-1]}}}')
+    reply.hold()
+
+
+@fault
 def odd_error(reply: Reply, k: float = 3) -> None:
     reply.head()
     reply.tokens(0, k)
@@ -909,6 +919,17 @@ def bomb(reply: Reply, data: bytes) -> None:
             reply.chunk(packed)
 
 
+def models(reply: Reply, query: str) -> None:
+    """The list of models, which Anthropic gives in pages."""
+    if not reply.request.headers.keys() & KEY_HEADERS:
+        reply.fail(401)
+        return
+    body: dict[str, Any] = {"object": "list", "data": [{"id": "big"}]}
+    if Anthropic.key_header in reply.request.headers and "after_id=small" not in query:
+        body = {"data": [{"id": "small"}], "has_more": True, "last_id": "small"}
+    reply.whole(200, "application/json", json.dumps(body).encode())
+
+
 class Server:
     """Serves each connection in a thread."""
 
@@ -945,11 +966,9 @@ class Server:
         if request.path == "/seen":
             reply.whole(200, "application/json", self._book.as_json())
             return True
-        if request.path == "/v1/models" and request.headers.keys() & KEY_HEADERS:
-            reply.whole(200, "application/json", b'{"object": "list", "data": [{"id": "big"}]}')
-            return True
-        if request.path == "/v1/models":
-            reply.fail(401)
+        path, _, query = request.path.partition("?")
+        if path == "/v1/models":
+            models(reply, query)
             return True
         if request.path not in DIALECTS:
             reply.whole(404, "application/json", b'{"detail": "Not Found"}')
@@ -970,9 +989,13 @@ def read_request(reader: Any) -> Request | None:
     if not first:
         return None
     fields = {}
-    while line := reader.readline().strip():
+    while line := reader.readline():
+        if not line.strip():
+            break
         name, _, value = line.decode("latin-1").partition(":")
         fields[name.lower()] = value.strip()
+    else:
+        return None
     body = reader.read(int(fields.get("content-length", 0)))
     return Request(first.split()[1].decode(), fields, json.loads(body) if body else None)
 

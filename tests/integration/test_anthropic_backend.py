@@ -13,7 +13,6 @@ from gevent.monkey import get_original
 from orchestrator.backends.anthropic import DEFAULT_MAX_TOKENS, AnthropicBackend
 from orchestrator.backends.base import Finish, Message
 from orchestrator.errors import (
-    ConfigError,
     RunError,
     UpstreamError,
     UpstreamRejected,
@@ -526,13 +525,3 @@ class TestSecrets:
 
         assert KEY not in caplog.text
         assert KEY not in repr(backend)
-
-    @pytest.mark.parametrize("key", ["sk-1\r\nX: y", "sk-é", "sk-\x00"])
-    def test_a_key_that_no_header_can_carry_stops_the_start(
-        self, upstream: Upstream, key: str
-    ) -> None:
-        with pytest.raises(ConfigError) as caught:
-            backend_for(upstream, key)
-
-        assert "ANTHROPIC_API_KEY" in caught.value.message
-        assert "sk-" not in caught.value.message

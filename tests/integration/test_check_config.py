@@ -91,6 +91,14 @@ def test_a_model_that_the_backend_does_not_list_is_told(
     assert "answers, but does not list bgi; it lists big." in capsys.readouterr().out
 
 
+def test_a_query_in_the_base_url_is_kept(
+    tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, f"{upstream.url}?api-version=1", 'api_key_env = "KEY_OF_A"')
+    assert cli.main(["check-config", "--file", path]) == 0
+    assert "answers." in capsys.readouterr().out
+
+
 def test_an_anthropic_backend_is_asked_in_its_own_way(
     tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
 ) -> None:

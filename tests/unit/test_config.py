@@ -45,6 +45,14 @@ def test_blanks_around_a_value_do_not_count() -> None:
     assert load({"PORT": " 9000\n"}).port == 9000
 
 
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"])
+@pytest.mark.parametrize("key", ["sk-1\r\nX: y", "sk-\u00e9", "sk-\x00"])
+def test_a_key_that_no_header_can_carry_is_refused(variable: str, key: str) -> None:
+    told = refusal({variable: key})
+    assert variable in told
+    assert "sk-" not in told
+
+
 def test_a_misspelt_variable_is_refused_with_the_one_that_is_meant() -> None:
     assert "ORCHESTRATOR_BACKEND" in refusal({"ORCHESTRATOR_BAKCEND": "openai"})
 

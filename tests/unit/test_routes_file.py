@@ -168,6 +168,14 @@ def test_a_key_that_the_environment_lacks_is_named(tmp_path: Path) -> None:
         load({"ORCHESTRATOR_CONFIG": written(tmp_path, WHOLE)})
 
 
+@pytest.mark.parametrize("key", ["sk-1\r\nX: y", "sk-\u00e9", "sk-\x00"])
+def test_a_key_that_no_header_can_carry_is_named_and_not_shown(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"ORCHESTRATOR_CONFIG": written(tmp_path, WHOLE), "PRIMARY_KEY": key})
+    assert "backends.primary.api_key_env: PRIMARY_KEY" in caught.value.message
+    assert "sk-" not in caught.value.message
+
+
 def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere.toml"):
         load({"ORCHESTRATOR_CONFIG": str(tmp_path / "nowhere.toml")})

@@ -80,6 +80,24 @@ def test_a_replayed_submit_runs_once() -> None:
     assert len(backend.told) == 1
 
 
+def test_a_replayed_submit_needs_nobody_who_answers() -> None:
+    store, backend, down = a_store(), Says(), threading.Event()
+
+    def check() -> None:
+        if down.is_set():
+            raise PipelineUnavailable("Nothing answers.")
+
+    pool = Pool(Runner(store, lambda _: backend), 4)
+    service = Service(store, pool, [Model("default", backend.name, check)])
+    key = Idempotency("key", b"body")
+    first = service.submit(a_request(), key)
+    down.set()
+    assert service.submit(a_request(), key).request_id == first.request_id
+    for another in (None, Idempotency("another", b"body")):
+        with pytest.raises(PipelineUnavailable):
+            service.submit(a_request(), another)
+
+
 def test_the_requests_of_a_session_run_in_order_and_know_each_other() -> None:
     backend = Says("yes")
     service = a_service(backend)
