@@ -137,7 +137,7 @@ class Plan:
         if self._failures[target] >= (min(limit, 2) if has_others else limit):
             return None
         asked = error.details.get("retry_after")
-        if asked is None:
+        if not asked:
             return backoff(self._failures[target], self._rng)
         return None if has_others and asked > self._policy.retry_after_max_s else float(asked)
 

@@ -133,6 +133,10 @@ def test_what_the_provider_asks_for_is_waited_to_the_letter() -> None:
     assert a_plan(1).after(0, asked_to_wait(60), now=0.0) == Step([0], 60.0)
 
 
+def test_a_provider_that_asks_for_no_wait_is_not_hammered() -> None:
+    assert a_plan(1).after(0, asked_to_wait(0), now=0.0) == Step([0], BACKOFF_S)
+
+
 def test_no_wait_goes_past_the_deadline() -> None:
     assert a_plan(1).after(0, asked_to_wait(60), now=50.0) is None
     assert a_plan(2).after(0, asked_to_wait(4), now=99.0) == Step([1], 0.0)
