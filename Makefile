@@ -6,7 +6,7 @@ DEV := .venv-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run install test check format bench clean
+.PHONY: help run install test check format bench overhead clean
 
 help:
 	@echo "make run      build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check    format, lint, types, tests"
 	@echo "make format   format the code and mend what the linter can"
 	@echo "make bench    measure submit and poll beside a bare WSGI app"
+	@echo "make overhead measure streams through the service beside the model server itself"
 	@echo "make clean    remove what the others built"
 
 run: $(VENV)/built
@@ -39,6 +40,9 @@ format: $(DEV)/built
 
 bench: $(VENV)/built
 	@$(VENV)/bin/python benchmarks/submit_and_poll.py --profile
+
+overhead: $(VENV)/built
+	@$(VENV)/bin/python benchmarks/overhead.py
 
 clean:
 	rm -rf $(VENV) $(DEV) build dist .mypy_cache .pytest_cache .ruff_cache

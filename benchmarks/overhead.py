@@ -7,12 +7,13 @@ own. The server is asked directly and through the service by turns, so that a no
 noisy for both; a figure is the median of all rounds. So many streams run at once, each answer
 followed by the next:
 
-- paced: a token every 20 ms, as a model gives them, the streams spread over that time. It shows
+- paced: a token every 50 ms, as a model gives them, the streams spread over that time. It shows
   the time to the first token, and whether the service keeps up.
 - at once: every token as fast as it goes. It shows how many tokens a second the service relays.
 
-"busy" is the CPU time of each process in percent of a core, while the service is measured. Where
-the model server or the clients are at their limit, they are what is measured, and a line says so.
+"CPU" is what the service spends on a token, and what each process uses of a core while the service
+is measured. Where the model server or the clients are at their limit, they are what is measured,
+and a line says so; another says where the machine had less than that to give.
 """
 
 import argparse
@@ -48,7 +49,7 @@ class Shape:
         return f"{self.tokens} {self.interval_ms}"
 
 
-PACED = Shape("paced", tokens=100, interval_ms=20, answers=2)
+PACED = Shape("paced", tokens=60, interval_ms=50, answers=2)
 AT_ONCE = Shape("at once", tokens=200, interval_ms=0, answers=4)
 
 
@@ -163,15 +164,19 @@ def compare(direct: Door, ours: Door, shape: Shape, streams: int, rounds: int, p
         both, ("first_ms", "late_ms", "rate")
     )
     server, worker, clients = (statistics.median(part) for part in zip(*busy, strict=True))
+    each = worker / 100 / our_rate * 1e6
     print(
         f"{shape.name:8}{streams:4} streams   first token {first:6.1f} -> {our_first:6.1f} ms "
         f"({our_first / first:4.1f} x), 95 % {late:6.1f} -> {our_late:6.1f} ms   "
         f"tokens/s {rate:7.0f} -> {our_rate:7.0f} ({our_rate / rate:.2f} x)   "
-        f"busy: model {server:.0f}, service {worker:.0f}, clients {clients:.0f} %",
+        f"CPU {each:3.0f} us a token; model {server:.0f}, service {worker:.0f}, "
+        f"clients {clients:.0f} %",
         flush=True,
     )
     if max(server, clients) > BUSY:
         print("        The model server or the clients are at their limit: that is measured here.")
+    elif our_rate < 0.95 * rate and worker < BUSY:
+        print("        Nobody is at a limit: other processes took the machine's time.")
 
 
 def main() -> None:
