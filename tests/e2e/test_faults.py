@@ -115,12 +115,15 @@ def routes(urls: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def outcomes(stage: Stage, request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[Outcome]]]:
-    """Every case that this run has selected, under way."""
+def outcomes(stage: Stage, request: pytest.FixtureRequest) -> dict[Case, Future[Outcome]]:
+    """Every case that this run has selected, played to its end.
+
+    All in here: between tests pytest writes to os.environ, which requests reads in every thread.
+    """
     here = (item for item in request.session.items if item.path == Path(__file__))
     selected = [item.callspec.params["case"] for item in here if isinstance(item, pytest.Function)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {case: pool.submit(stage.play, case) for case in selected}
+        return {case: pool.submit(stage.play, case) for case in selected}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
