@@ -166,10 +166,11 @@ def test_another_takes_over_from_an_anthropic_target(route: Route) -> None:
     assert (ran.text, ran.job.backend) == (SPARE, "a/fault:ok/7")
 
 
-def test_what_failed_attempts_cost_is_counted_apart(route: Route) -> None:
-    ran = route("claude/fault:cut/3", "a/fault:ok/7").ask()
-    assert (ran.job.usage, ran.job.failed_usage) == (Usage(7, 7), Usage(14, 2))
-    alone = route("claude/fault:cut/3").ask()
+@pytest.mark.parametrize("shared", ["", "cache_ttl_s = 60", "coalesce = true"])
+def test_what_failed_attempts_cost_is_counted_apart(route: Route, shared: str) -> None:
+    ran = route("claude/fault:cut/3", "a/fault:ok/7", more=TIMES + shared).ask()
+    assert (ran.text, ran.job.usage, ran.job.failed_usage) == (SPARE, Usage(7, 7), Usage(14, 2))
+    alone = route("claude/fault:cut/3", more=TIMES + shared).ask()
     assert (alone.job.usage, alone.job.failed_usage) == (None, Usage(21, 3))
 
 
