@@ -181,12 +181,14 @@ class Routes:
 
     @property
     def most_at_once(self) -> int | None:
-        """How many requests can make use of the only backend at once; None for no such limit.
+        """How many requests are worth running at once; None for no such limit.
 
-        With several, one that is full must not keep requests from the others.
+        Where all is run by one backend on this machine, others had better wait in the queue, by
+        priority. With several, one that is full must not keep requests from the others.
         """
         tables = list(self._file.backends.values())
-        return tables[0].max_concurrency if len(tables) == 1 else None
+        alone = len(tables) == 1 and KINDS[tables[0].kind].local
+        return tables[0].max_concurrency if alone else None
 
     def start(self) -> None:
         """Start what answers here and takes time to begin. To be called once."""

@@ -88,19 +88,19 @@ class Kind:
     """What a kind of backend needs, and what else it knows.
 
     ``defaults`` are for keys that a table leaves out. ``names_models`` says that a target names
-    one of its models, and ``names_files`` that those are files.
+    one of its models, and ``local`` that those are files, which this machine runs.
     """
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     names_models: bool = True
-    names_files: bool = False
+    local: bool = False
     most_at_once: int = 10_000
 
     def shown(self, model: str) -> str:
         """Return what clients see of a model's name: never a folder of this machine."""
-        return PurePath(model).name if self.names_files else model
+        return PurePath(model).name if self.local else model
 
 
 ENGINE_SLOTS, ENGINE_SLOTS_MOST = 4, 256
@@ -118,7 +118,7 @@ KINDS: dict[str, Kind] = {
     "engine": Kind(
         optional=("context",),
         defaults={"max_concurrency": ENGINE_SLOTS, "context": ENGINE_CONTEXT},
-        names_files=True,
+        local=True,
         most_at_once=ENGINE_SLOTS_MOST,
     ),
     "python": Kind(required=("callable",), names_models=False),

@@ -103,6 +103,15 @@ def test_a_python_without_venv_says_what_to_install(tmp_path: Path) -> None:
     assert "apt-get install python3-venv" in output.splitlines()[0]
 
 
+@pytest.mark.parametrize("target", ["run", "install"])
+def test_llama_cpp_is_installed_where_a_local_model_is_asked_for(target: str) -> None:
+    planned = [needs("make"), "--dry-run", "--always-make", target]
+    for backend, wanted in (("echo", False), ("engine", True)):
+        code, output = run(planned, ROOT, ORCHESTRATOR_BACKEND=backend)
+        assert code == 0
+        assert ("requirements-local.txt" in output) == wanted
+
+
 def test_make_alone_lists_its_targets() -> None:
     code, output = run([needs("make")], ROOT)
     listed = re.findall(r"^make (\w+)", output, re.MULTILINE)

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -145,8 +147,9 @@ class TestAnswers:
             assert one.said.text.startswith(alone[voice])
 
     def test_a_prompt_that_is_too_long_is_refused_with_the_reason(self, voices: Engine) -> None:
-        with pytest.raises(UpstreamRejected, match="context size"):
+        with pytest.raises(UpstreamRejected, match="context size") as caught:
             ask(voices, "A" * 3000)
+        assert caught.value.details["reason"] == "context_length", "another target may hold it"
 
 
 class TestSlots:
@@ -224,6 +227,20 @@ class TestDeath:
         assert ask(engine, "B", max_tokens=5).text == answer_of("B", 5)
         assert engine.process.pid not in (None, pid)
 
+    def test_one_that_fails_again_and_again_is_started_ever_more_rarely(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("orchestrator.backends.engine_process._FIRST_DELAY_S", 0.05)
+        monkeypatch.setattr("orchestrator.backends.engine_process._LONGEST_DELAY_S", 0.2)
+        source = NeverThere()
+        process = EngineProcess(source, 1, 128)
+        process.start()
+        eventually(lambda: len(source.asked_at) == 5)
+        process.close()
+        gaps = [later - earlier for earlier, later in pairwise(source.asked_at)]
+        for gap, least in zip(gaps, (0.05, 0.1, 0.2, 0.2), strict=True):
+            assert gap >= least
+
     def test_it_ends_with_the_service_and_tells_its_key_to_nobody(self, starting: Starting) -> None:
         engine = starting("{models}/voices.gguf")
         ask(engine, "A", max_tokens=1)
@@ -249,6 +266,17 @@ class TestDeath:
             assert not gone(pid)
             service.kill()
             eventually(lambda: gone(pid))
+
+
+class NeverThere:
+    """A model that can't be had, and when it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked_at: list[float] = []
+
+    def fetch(self, cancelled: Callable[[], bool]) -> Path:
+        self.asked_at.append(time.monotonic())
+        raise UpstreamError("The model is not there.")
 
 
 SERVICE = """
