@@ -11,9 +11,16 @@ import pytest
 import requests
 
 from orchestrator.backends.tiny_llama import DEMO_TEXT
+from tests.e2e.client import ended, get, status, stream, submit, until
 from tests.fakes.asking import eventually
 from tests.fakes.hub import serving_hub
-from tests.fakes.models import answer_of, write_slow_reader, write_voices
+from tests.fakes.models import (
+    VOICES,
+    answer_of,
+    write_slow_reader,
+    write_slow_speaker,
+    write_voices,
+)
 from tests.needs import needs_module
 from tests.served import Served
 
@@ -75,14 +82,22 @@ def test_the_demo_streams_its_first_token_and_ends_with_the_server(
     eventually(lambda: not Path(f"/proc/{engine}").exists())
 
 
-def test_an_engine_that_is_killed_is_started_again(serving_engine: Serving) -> None:
-    served = serving_engine("demo")
-    assert answer(served, "Hello")["result"] == DEMO_TEXT
+def test_an_answer_whose_engine_is_killed_begins_again_in_the_next_one(
+    serving_engine: Serving, tmp_path: Path
+) -> None:
+    served = serving_engine(str(write_slow_speaker(tmp_path / "slow.gguf")))
+    request_id = submit(served, "A", max_tokens=300)
+    until(lambda: status(served, request_id)["first_token_at"])
     (first,) = children_of(served.worker_pid)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: first not in children_of(served.worker_pid))
-    assert answer(served, "Hello")["result"] == DEMO_TEXT
+
+    done = ended(served, request_id)
+    assert done["result"] == answer_of("A", 300)
+    assert (done["status"], done["attempts"]) == ("completed", 2)
+    assert first not in children_of(served.worker_pid)
     assert "The engine died (exit code -9) and is started again." in served.log
+    events = stream(served, f"/stream/{request_id}")
+    assert [event.event for event in events].count("restart") == 1
 
 
 def test_the_server_answers_while_the_model_is_loaded_and_a_prompt_is_read(
@@ -105,19 +120,46 @@ def test_the_server_answers_while_the_model_is_loaded_and_a_prompt_is_read(
     assert slowest < SOON_S
 
 
-def test_more_requests_than_slots_wait_in_the_queue_and_all_are_answered(
+def test_more_requests_than_slots_wait_in_the_queue_and_are_not_mixed(
     serving_engine: Serving, tmp_path: Path
 ) -> None:
     model = write_voices(tmp_path / "voices.gguf")
-    served = serving_engine(str(model), ORCHESTRATOR_ENGINE_SLOTS="2")
-    bodies = [{"prompt": voice, "max_tokens": 60} for voice in "ABCDEFGH"]
-    ids = [
-        requests.post(f"{served.api}/infer", json=body, timeout=SOON_S).json()["request_id"]
-        for body in bodies
-    ]
-    for voice, request_id in zip("ABCDEFGH", ids, strict=True):
-        done = requests.get(f"{served.api}/result/{request_id}?wait=30", timeout=40).json()
-        assert done["result"] == answer_of(voice, 60)
+    served = serving_engine(str(model), ORCHESTRATOR_ENGINE_SLOTS="3")
+    ids = {submit(served, voice, max_tokens=200): voice for voice in VOICES}
+    running = get(served, "/requests?status=processing").json()["data"]
+    assert 1 <= len(running) <= 3
+    for request_id, voice in ids.items():
+        assert ended(served, request_id)["result"] == answer_of(voice, 200)
+
+
+def test_targets_that_name_one_model_share_its_process_and_one_that_fails_is_passed_by(
+    serving: Serving, tmp_path: Path
+) -> None:
+    needs_module("xllamacpp")
+    write_voices(tmp_path / "voices.gguf")
+    (tmp_path / "text.gguf").write_text("GGUF, it says, and is none.")
+    routes = tmp_path / "routes.toml"
+    routes.write_text(
+        '[backends.local]\nkind = "engine"\n[backends.broken]\nkind = "engine"\n'
+        '[backends.echo]\nkind = "echo"\n'
+        f'[models.default]\ntargets = ["local/{tmp_path}/voices.gguf"]\n'
+        f'[models.patient]\ntargets = ["local/{tmp_path}/./voices.gguf"]\nidle_timeout_s = 60\n'
+        f'[models.spare]\ntargets = ["broken/{tmp_path}/text.gguf", "echo"]\n'
+    )
+    served = serving(ORCHESTRATOR_CONFIG=str(routes), XDG_CACHE_HOME=str(tmp_path))
+
+    for model in ("default", "patient"):
+        done = answer(served, "A", max_tokens=3, model=model)
+        assert done["result"] == answer_of("A", 3)
+        known = status(served, str(done["request_id"]))
+        assert known["backend"] == "local/voices.gguf", "clients see no folder"
+    spare = answer(served, "Hello", model="spare")
+    assert spare["result"] == "Echo: Hello"
+    assert status(served, str(spare["request_id"]))["attempts"] == 2, "it was asked once"
+
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children_of(served.worker_pid)]
+    assert sum("voices.gguf" in command for command in commands) == 1
+    assert str(tmp_path) not in get(served, "/models").text
 
 
 def test_a_name_of_the_hub_is_downloaded_and_then_answers(

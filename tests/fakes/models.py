@@ -33,8 +33,13 @@ def write_voices(path: Path) -> Path:
 
 
 def write_slow_reader(path: Path) -> Path:
-    """Write a model that takes some milliseconds for each token of a prompt."""
+    """Write a model that takes some milliseconds for each token of a long prompt."""
     return _voices(path, width=512, layers=8, feed_forward=2048)
+
+
+def write_slow_speaker(path: Path) -> Path:
+    """Write a model that says what the one of ``write_voices`` does, in milliseconds a word."""
+    return _voices(path, width=512, layers=1, feed_forward=16384)
 
 
 def _voices(path: Path, width: int, layers: int, feed_forward: int) -> Path:
