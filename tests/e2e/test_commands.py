@@ -1,5 +1,6 @@
 """The ways to start the service: make, the command, gunicorn alone, flask, the Procfile."""
 
+import json
 import re
 import shutil
 import socket
@@ -168,6 +169,16 @@ def test_make_install_has_the_package_and_nothing_else_and_make_run_serves(
         served.stop()
         with pytest.raises(OSError):
             get(port, "/health")
+
+    port = free_port()
+    engine = {"ORCHESTRATOR_BACKEND": "engine", "ORCHESTRATOR_MODEL": "demo"}
+    env = environment(PORT=str(port), XDG_CACHE_HOME=str(tmp_path), **engine)
+    code, output = run([needs("make"), "install"], tree, INSTALL_S, **engine)
+    assert code == 0, output
+    assert "Installing llama.cpp" in output
+    with serving([needs("make"), "run"], tree, port, env, tmp_path / "log") as served:
+        assert "Installing" not in served.output, "installed twice"
+        assert json.loads(get(port, "/health")[1])["backend"] == "engine"
 
     (tree / "requirements.txt").touch()
     code, output = run([needs("make"), "--question", "install"], tree)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +61,19 @@ def test_a_file_comes_whole_and_its_size_is_said_first(
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == "Downloading model.gguf from 127.0.0.1: 1.0 MB."
     assert lines[-1].startswith("100% of 1.0 MB")
+
+
+def test_a_terminal_shows_a_bar(hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = pty.openpty()
+    with os.fdopen(reader, "rb", buffering=0) as shown, os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        bring(hub, target)
+        text = ""
+        while "100%" not in text:
+            text += shown.read(10_000).decode()
+    lines = text.splitlines()
+    assert lines[0] == "Downloading model.gguf from 127.0.0.1: 1.0 MB."
+    assert f"[{'#' * 30}] 100%" in text
 
 
 def test_a_connection_that_breaks_is_gone_on_with_where_it_broke(hub: Hub, target: Path) -> None:
