@@ -184,11 +184,14 @@ class Routes:
         """How many requests are worth running at once; None for no such limit.
 
         Where all is run by one backend on this machine, others had better wait in the queue, by
-        priority. With several, one that is full must not keep requests from the others.
+        priority. With several, one that is full must not keep requests from the others; nor must
+        those that share a call, and need no place of their own.
         """
-        tables = list(self._file.backends.values())
-        alone = len(tables) == 1 and KINDS[tables[0].kind].local
-        return tables[0].max_concurrency if alone else None
+        first, *others = self._file.backends.values()
+        shared = any(model.coalesce for model in self._file.models.values())
+        if others or shared or not KINDS[first.kind].local:
+            return None
+        return first.max_concurrency
 
     def start(self) -> None:
         """Start what answers here and takes time to begin. To be called once."""
