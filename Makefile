@@ -18,10 +18,13 @@ help:
 	@echo "make overhead measure streams through the service beside the model server itself"
 	@echo "make clean    remove what the others built"
 
-run: $(VENV)/built
+# What a local model needs comes along only where one is asked for.
+LOCAL := $(if $(filter engine,$(ORCHESTRATOR_BACKEND)),$(VENV)/local)
+
+run: $(VENV)/built $(LOCAL)
 	@exec $(VENV)/bin/orchestrator serve
 
-install: $(VENV)/built
+install: $(VENV)/built $(LOCAL)
 	@echo "$(VENV)/bin/orchestrator is there; '$(VENV)/bin/orchestrator serve' starts the server."
 
 test: $(DEV)/built
@@ -53,7 +56,13 @@ clean:
 $(VENV)/built: requirements.txt requirements-fast.txt pyproject.toml
 	$(call build,$(VENV),requirements.txt)
 
-$(DEV)/built: requirements-dev.txt requirements.txt requirements-fast.txt pyproject.toml
+$(VENV)/local: $(VENV)/built requirements-local.txt
+	@echo "Installing llama.cpp from requirements-local.txt (34 MB)."
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-local.txt
+	@touch $@
+
+$(DEV)/built: requirements-dev.txt requirements.txt requirements-fast.txt requirements-local.txt \
+		pyproject.toml
 	$(call build,$(DEV),requirements-dev.txt)
 
 # $(1): the environment, $(2): its requirements.

@@ -1,18 +1,27 @@
 """The composition root: settings in, a service out. Only here are concrete classes named."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.backends.anthropic import AnthropicBackend, headers_of
 from orchestrator.backends.base import Backend
 from orchestrator.backends.echo import EchoBackend
+from orchestrator.backends.engine import EngineBackend
+from orchestrator.backends.engines import Engines
 from orchestrator.backends.openai import OpenAIBackend
-from orchestrator.backends.probe import list_models as models_of
+from orchestrator.backends.probe import list_models
 from orchestrator.backends.python import PythonBackend
 from orchestrator.backends.upstream import Limits
 from orchestrator.config import Settings
 from orchestrator.dispatch.pool import Pool
-from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile, TargetName
+from orchestrator.routes_file import (
+    ENGINE_CONTEXT,
+    KINDS,
+    BackendTable,
+    ModelTable,
+    RoutesFile,
+    TargetName,
+)
 from orchestrator.routing.base import Route
 from orchestrator.routing.breaker import Breaker
 from orchestrator.routing.cache import Cached
@@ -38,12 +47,17 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """All that is needed to make the backend of one target."""
+    """All that is needed to make the backend of one target.
+
+    ``where`` is the setting or key that names it, for an error to begin with.
+    """
 
     table: BackendTable
     model: str
     timeouts: Timeouts
     concurrency: int
+    engines: Engines
+    where: str = field(compare=False)
 
     @property
     def limits(self) -> Limits:
@@ -82,44 +96,63 @@ def _echo(order: Order) -> Backend:
     return EchoBackend(order.table.delay_s)
 
 
-MAKERS: dict[str, Callable[[Order], Backend]] = {
-    "openai": _openai,
-    "anthropic": _anthropic,
-    "python": _python,
-    "echo": _echo,
-}
+def _engine(order: Order) -> Backend:
+    process = order.engines.process(
+        order.model,
+        slots=order.concurrency,
+        context=order.table.context or ENGINE_CONTEXT,
+        where=order.where,
+    )
+    return EngineBackend(process, **order.limits)
 
 
-def list_models(table: BackendTable) -> Sequence[str] | None:
-    """Return the models that a backend names; None for one that runs here.
-
-    Raises UpstreamError where it doesn't answer.
-    """
-    if table.kind == "anthropic":
-        return models_of(f"{table.base_url}/v1", headers_of(table.api_key or ""))
-    if table.kind != "openai":
-        return None
+def _openai_models(table: BackendTable) -> Sequence[str]:
     key = {"Authorization": f"Bearer {table.api_key}"} if table.api_key else {}
-    return models_of(table.base_url or "", key)
+    return list_models(table.base_url or "", key)
+
+
+def _anthropic_models(table: BackendTable) -> Sequence[str]:
+    return list_models(f"{table.base_url}/v1", headers_of(table.api_key or ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """How a backend of one kind is made, and asked for its models where it's a server.
+
+    ``make`` raises ConfigError, ``models`` UpstreamError where the server doesn't answer.
+    """
+
+    make: Callable[[Order], Backend]
+    models: Callable[[BackendTable], Sequence[str]] | None = None
+
+
+MAKERS = {
+    "openai": Maker(_openai, _openai_models),
+    "anthropic": Maker(_anthropic, _anthropic_models),
+    "engine": Maker(_engine),
+    "python": Maker(_python),
+    "echo": Maker(_echo),
+}
 
 
 def routes_file(settings: Settings) -> RoutesFile:
     """Return the file of the settings, or what the environment says in its place."""
     if settings.routes:
         return settings.routes
-    kind = settings.backend if settings.backend in MAKERS else "python"
     servers = {
         "openai": (settings.openai_base_url, settings.openai_api_key),
         "anthropic": (settings.anthropic_base_url, settings.anthropic_api_key),
     }
-    base_url, api_key = servers.get(kind, (None, None))
+    base_url, api_key = servers.get(settings.kind, (None, None))
     table = BackendTable(
         name=settings.backend,
-        kind=kind,
+        kind=settings.kind,
         base_url=base_url,
         api_key=api_key,
         callable=settings.backend,
         delay_s=settings.echo_delay_s,
+        context=settings.engine_context,
+        max_concurrency=settings.engine_slots if settings.kind == "engine" else None,
     )
     name = settings.model_name
     model = ModelTable(name=name, targets=(TargetName(settings.backend, settings.model or ""),))
@@ -133,6 +166,7 @@ class Routes:
         """Raises ConfigError."""
         self._settings = settings
         self._file = routes_file(settings)
+        self._engines = Engines(settings.cache_home, settings.hub_url)
         self._backends: dict[Order, Backend] = {}
         self._breakers: dict[TargetName, Breaker] = {}
         self._slots = {
@@ -144,6 +178,24 @@ class Routes:
         """The models that requests may name, the default one first."""
         for model in self._file.models.values():
             self._add(model)
+
+    @property
+    def most_at_once(self) -> int | None:
+        """How many requests are worth running at once; None for no such limit.
+
+        Where all is run by one backend on this machine, others had better wait in the queue, by
+        priority. With several, one that is full must not keep requests from the others; nor must
+        those that share a call, and need no place of their own.
+        """
+        first, *others = self._file.backends.values()
+        shared = any(model.coalesce for model in self._file.models.values())
+        if others or shared or not KINDS[first.kind].local:
+            return None
+        return first.max_concurrency
+
+    def start(self) -> None:
+        """Start what answers here and takes time to begin. To be called once."""
+        self._engines.start()
 
     def _add(self, model: ModelTable) -> None:
         failover = self._failover(model)
@@ -162,8 +214,17 @@ class Routes:
 
     def _failover(self, model: ModelTable) -> Failover:
         policy = Policy(model.retries, model.retry_after_max_s)
-        targets = [self._target(target, self._timeouts(model)) for target in model.targets]
+        timeouts = self._timeouts(model)
+        targets = [
+            self._target(target, timeouts, self._where(model, place))
+            for place, target in enumerate(model.targets)
+        ]
         return Failover(model.name, targets, policy)
+
+    def _where(self, model: ModelTable, place: int) -> str:
+        if not self._settings.routes:
+            return "ORCHESTRATOR_MODEL"
+        return f"{self._file.path}: models.{model.name}.targets[{place}]"
 
     def _timeouts(self, model: ModelTable) -> Timeouts:
         usual = self._settings
@@ -173,26 +234,32 @@ class Routes:
             model.idle_timeout_s or usual.idle_timeout_s,
         )
 
-    def _target(self, name: TargetName, timeouts: Timeouts) -> Target:
+    def _target(self, name: TargetName, timeouts: Timeouts, where: str) -> Target:
         table = self._file.backends[name.backend]
         concurrency = min(self._settings.concurrency, table.max_concurrency or 10_000)
-        order = Order(table, name.model, timeouts, concurrency)
+        order = Order(table, name.model, timeouts, concurrency, self._engines, where)
         if order not in self._backends:
-            self._backends[order] = MAKERS[table.kind](order)
-        shown = str(name) if self._settings.routes else name.backend
+            self._backends[order] = MAKERS[table.kind].make(order)
+        public = TargetName(name.backend, KINDS[table.kind].shown(name.model))
+        shown = str(public) if self._settings.routes else name.backend
         breaker = self._breakers.setdefault(name, Breaker(shown))
         return Target(shown, self._backends[order], breaker, self._slots[name.backend])
 
 
 def build_service(settings: Settings) -> Service:
-    """Return a service over the memory store and the in-process pool. Raises ConfigError."""
+    """Return a service over the memory store and the in-process pool.
+
+    Local models are being loaded from then on. Raises ConfigError.
+    """
     routes = Routes(settings)
     store = MemoryStore(
         queue_limit=settings.queue_limit,
         retention_s=settings.retention_s,
         memory_limit=settings.memory_limit_mb * 1024 * 1024,
     )
-    pool = Pool(Runner(store, routes.of.__getitem__), settings.concurrency)
+    concurrency = min(settings.concurrency, routes.most_at_once or settings.concurrency)
+    pool = Pool(Runner(store, routes.of.__getitem__), concurrency)
+    routes.start()
     return Service(store, pool, routes.models)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.bootstrap import Routes, list_models, routes_file
+from orchestrator.bootstrap import MAKERS, Routes, routes_file
 from orchestrator.config import Settings
 from orchestrator.errors import UpstreamError
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
@@ -26,19 +26,20 @@ class Check:
     def _backends(self) -> Iterator[str]:
         yield "Backends:"
         for table in self._file.backends.values():
-            place = f" at {table.base_url}" if table.kind not in ("echo", "python") else ""
+            place = f" at {table.base_url}" if table.base_url else ""
             limit = table.max_concurrency
             most = f", at most {limit} requests at once" if limit else ""
             yield f"  {table.name}: {table.kind}{place}{most}: {self._state(table)}"
 
     def _state(self, table: BackendTable) -> str:
+        models = MAKERS[table.kind].models
+        if models is None:
+            return "runs here."
         try:
-            known = list_models(table)
+            known = models(table)
         except UpstreamError as error:
             self.ok = False
             return f"FAILS: {error.message}."
-        if known is None:
-            return "runs here."
         missing = [name for name in _models_at(self._file, table.name) if name not in known]
         if not known or not missing:
             return "answers."

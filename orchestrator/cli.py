@@ -92,10 +92,9 @@ def _check_address(settings: config.Settings) -> None:
 def greeting(settings: config.Settings) -> str:
     """Return what the start prints: where, which model, a first request, how to attach a model."""
     is_echo = settings.backend == "echo" and not settings.routes
-    echo = " (it repeats your prompt; it is no language model)" if is_echo else ""
     lines = [
         f"Orchestrator {__version__} at {settings.address}",
-        f"Model: {settings.model_name}{echo}",
+        f"Model: {settings.model_name}{_note(settings)}",
         "",
         "Try:",
         f"  curl -N {settings.address}/api/v1/infer -H 'Content-Type: application/json' "
@@ -111,6 +110,19 @@ def greeting(settings: config.Settings) -> str:
             "OPENAI_BASE_URL=http://127.0.0.1:11434/v1 make run",
             "  ORCHESTRATOR_BACKEND=anthropic ORCHESTRATOR_MODEL=claude-haiku-4-5 "
             "ANTHROPIC_API_KEY=... make run",
+            "  ORCHESTRATOR_BACKEND=engine ORCHESTRATOR_MODEL=model.gguf make run",
             "  ORCHESTRATOR_BACKEND=package.module:callable make run",
         ]
     return "\n".join(lines) + "\n\n"
+
+
+def _note(settings: config.Settings) -> str:
+    """Return what must be known of a model that is none."""
+    if settings.routes:
+        return ""
+    match settings.backend, settings.model:
+        case "echo", _:
+            return " (it repeats your prompt; it is no language model)"
+        case "engine", "demo":
+            return " (it says the same to every prompt; it only shows that the engine runs)"
+    return ""

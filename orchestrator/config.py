@@ -8,11 +8,22 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ConfigError
-from orchestrator.routes_file import RoutesFile, fits_header, read
+from orchestrator.routes_file import (
+    ENGINE_CONTEXT,
+    ENGINE_CONTEXT_LEAST,
+    ENGINE_CONTEXT_MOST,
+    ENGINE_SLOTS,
+    ENGINE_SLOTS_MOST,
+    KINDS,
+    RoutesFile,
+    fits_header,
+    read,
+)
 
 PREFIX = "ORCHESTRATOR_"
 
@@ -54,8 +65,8 @@ def _key(text: str) -> str:
 
 
 def _backend(text: str) -> str:
-    """echo, openai, anthropic, or package.module:callable"""
-    if text not in ("echo", "openai", "anthropic") and not all(text.partition(":")):
+    """echo, openai, anthropic, engine, or package.module:callable"""
+    if text not in ("echo", "openai", "anthropic", "engine") and not all(text.partition(":")):
         raise ValueError
     return text
 
@@ -66,6 +77,14 @@ def _url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError
     return text.rstrip("/")
+
+
+def _folder(text: str) -> Path:
+    """the absolute path of a folder"""
+    path = Path(text)
+    if not path.is_absolute() and path.parts[:1] != ("~",):
+        raise ValueError
+    return path
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -113,14 +132,16 @@ class Settings:
         "ORCHESTRATOR_BACKEND",
         "echo",
         _backend,
-        "What answers: `echo`, `openai` (any OpenAI-compatible server), `anthropic`, or "
-        "`package.module:callable`, a Python callable of your own.",
+        "What answers: `echo`, `openai` (any OpenAI-compatible server), `anthropic`, `engine` (a "
+        "GGUF model on this machine, by llama.cpp), or `package.module:callable`, a Python "
+        "callable of your own.",
     )
     model: str | None = setting(
         "ORCHESTRATOR_MODEL",
         None,
         _text,
-        "The upstream's model name; required for `openai` and `anthropic`.",
+        "The upstream's model name; required for `openai` and `anthropic`. For `engine` the path "
+        "of a GGUF file, `hf:owner/repo/file.gguf`, `small`, or `demo`.",
     )
     openai_base_url: str = setting(
         "OPENAI_BASE_URL",
@@ -146,6 +167,30 @@ class Settings:
         _routes,
         "A TOML file with several backends and models, instead of one backend from the "
         "environment: see [routing](routing.md).",
+    )
+    engine_slots: int = setting(
+        "ORCHESTRATOR_ENGINE_SLOTS",
+        ENGINE_SLOTS,
+        _integer(1, ENGINE_SLOTS_MOST),
+        "Requests that `engine` answers at once; more of them wait in the queue.",
+    )
+    engine_context: int = setting(
+        "ORCHESTRATOR_ENGINE_CONTEXT",
+        ENGINE_CONTEXT,
+        _integer(ENGINE_CONTEXT_LEAST, ENGINE_CONTEXT_MOST),
+        "Tokens of prompt, history and answer that each of them may have.",
+    )
+    hub_url: str = setting(
+        "HF_ENDPOINT",
+        "https://huggingface.co",
+        _url,
+        "Where `engine` downloads models from: Hugging Face, or a mirror of it.",
+    )
+    cache_home: Path = setting(
+        "XDG_CACHE_HOME",
+        Path("~/.cache"),
+        _folder,
+        "The folder in which downloaded models are kept, in `orchestrator/models`.",
     )
     echo_delay_s: float = setting(
         "ORCHESTRATOR_ECHO_DELAY_S",
@@ -238,11 +283,17 @@ class Settings:
     tls_key: str | None = setting("ORCHESTRATOR_TLS_KEY", None, _text, "Its key file (PEM).")
 
     @property
+    def kind(self) -> str:
+        """The kind of ``backend``, one of KINDS."""
+        return self.backend if self.backend in KINDS else "python"
+
+    @property
     def model_name(self) -> str:
         """What clients call the default model: echo is never taken for one."""
         if self.routes:
             return next(iter(self.routes.models))
-        return self.backend if self.backend == "echo" else self.model or self.backend
+        named = self.model if self.backend != "echo" else None
+        return KINDS[self.kind].shown(named or self.backend)
 
     @property
     def address(self) -> str:
@@ -311,6 +362,11 @@ def _check(settings: Settings) -> None:
         raise ConfigError(
             "ANTHROPIC_API_KEY is not set. The anthropic backend needs a key for "
             f"{settings.anthropic_base_url}."
+        )
+    if settings.backend == "engine" and not settings.model and not settings.routes:
+        raise ConfigError(
+            "ORCHESTRATOR_MODEL is not set. The engine backend needs the path of a GGUF file, "
+            "hf:owner/repo/file.gguf, small (which is downloaded), or demo (which needs nothing)."
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise ConfigError(

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +22,10 @@ def fits_header(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendTable:
-    """``[backends.NAME]``. Times are in seconds; None is for what isn't said."""
+    """``[backends.NAME]``. Times are in seconds; None is for what isn't said.
+
+    ``context`` is how many tokens of prompt and answer the engine has room for in each request.
+    """
 
     name: str
     kind: str
@@ -31,6 +34,7 @@ class BackendTable:
     api_key: str | None = field(default=None, repr=False)
     callable: str | None = None
     delay_s: float = 0.0
+    context: int | None = None
     max_concurrency: int | None = None
 
 
@@ -93,19 +97,39 @@ class RoutesFile:
 class Kind:
     """What a kind of backend needs, and what else it knows.
 
-    ``base_url`` is where it is when its table doesn't say.
+    ``defaults`` are for keys that a table leaves out. ``names_models`` says that a target names
+    one of its models, and ``local`` that those are files, which this machine runs.
     """
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     names_models: bool = True
-    base_url: str | None = None
+    local: bool = False
+    most_at_once: int = 10_000
 
+    def shown(self, model: str) -> str:
+        """Return what clients see of a model's name: never a folder of this machine."""
+        return PurePath(model).name if self.local else model
+
+
+ENGINE_SLOTS, ENGINE_SLOTS_MOST = 4, 256
+ENGINE_CONTEXT, ENGINE_CONTEXT_LEAST, ENGINE_CONTEXT_MOST = 4096, 128, 1_048_576
 
 KINDS: dict[str, Kind] = {
-    "openai": Kind(optional=("base_url", "api_key_env"), base_url="https://api.openai.com/v1"),
+    "openai": Kind(
+        optional=("base_url", "api_key_env"), defaults={"base_url": "https://api.openai.com/v1"}
+    ),
     "anthropic": Kind(
-        required=("api_key_env",), optional=("base_url",), base_url="https://api.anthropic.com"
+        required=("api_key_env",),
+        optional=("base_url",),
+        defaults={"base_url": "https://api.anthropic.com"},
+    ),
+    "engine": Kind(
+        optional=("context",),
+        defaults={"max_concurrency": ENGINE_SLOTS, "context": ENGINE_CONTEXT},
+        local=True,
+        most_at_once=ENGINE_SLOTS_MOST,
     ),
     "python": Kind(required=("callable",), names_models=False),
     "echo": Kind(optional=("delay_s",), names_models=False),
@@ -159,7 +183,7 @@ _BACKEND_RULES = {
         '"package.module:callable"', lambda value: _is_text(value) and all(value.partition(":"))
     ),
     "delay_s": _seconds(0, 60),
-    "max_concurrency": _whole(1, 10_000),
+    "context": _whole(ENGINE_CONTEXT_LEAST, ENGINE_CONTEXT_MOST),
 }
 _MODEL_RULES = {
     "targets": _Rule(
@@ -225,12 +249,15 @@ def _backend(name: str, table: Mapping[str, Any]) -> BackendTable:
     _check_values(where, {"kind": table.get("kind")}, _BACKEND_RULES)
     kind = KINDS[table["kind"]]
     _check_keys(where, table, (*_EVERY_BACKEND, *kind.required, *kind.optional))
-    _check_values(where, table, _BACKEND_RULES)
+    at_once = _whole(1, kind.most_at_once)
+    _check_values(where, table, {**_BACKEND_RULES, "max_concurrency": at_once})
     for key in kind.required:
         if key not in table:
             raise ConfigError(f"{where}: kind {table['kind']!r} needs the key {key!r}.")
-    base_url = table.get("base_url", kind.base_url)
-    return BackendTable(name=name, **{**table, "base_url": base_url and base_url.rstrip("/")})
+    values = {**kind.defaults, **table}
+    if "base_url" in values:
+        values["base_url"] = values["base_url"].rstrip("/")
+    return BackendTable(name=name, **values)
 
 
 def _model(name: str, table: Mapping[str, Any], backends: Mapping[str, BackendTable]) -> ModelTable:

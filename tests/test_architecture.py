@@ -21,13 +21,19 @@ FLOORS: dict[str, list[str]] = {
     "ports and adapters": [
         "stores backends",
         "stores.base stores.log backends.base backends.native backends.probe",
+        "backends.engine_child backends.gguf backends.progress",
         "backends.rejections backends.sse_reader backends.text",
+        "backends.download backends.tiny_llama",
+        "backends.local_models",
+        "backends.engine_process",
+        "backends.engines",
         "stores.cache stores.keys stores.order stores.sessions backends.keys backends.paced",
         "backends.kept",
         "backends.upstream",
         "backends.answer",
         "backends.refusals",
         "stores.memory backends.anthropic backends.echo backends.openai backends.python",
+        "backends.engine",
     ],
     "routing": [
         "routing",
@@ -75,6 +81,7 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "urllib3": ("backends",),
     "werkzeug": ("web",),
     "wsproto": ("web",),
+    "xllamacpp": ("backends.engine_child",),
 }
 
 LINES_AT_MOST = 400

@@ -23,17 +23,24 @@ _REJECTION_TYPES = ("invalid_request_error", "BadRequestError")
 class OpenAIBackend:
     """Asks ``model`` of the server at ``base_url``, such as ``https://api.openai.com/v1``.
 
-    There is one attempt: a request that met an error may have been processed, so it isn't sent
-    again here.
+    ``extra_body`` goes into each request as it is. There is one attempt: a request that met an
+    error may have been processed, so it isn't sent again here.
     """
 
     name = "openai"
 
     def __init__(
-        self, base_url: str, model: str, api_key: str | None, **limits: Unpack[Limits]
+        self,
+        base_url: str,
+        model: str,
+        api_key: str | None,
+        *,
+        extra_body: Mapping[str, Any] | None = None,
+        **limits: Unpack[Limits],
     ) -> None:
         self._model = model
         self._api_key = api_key
+        self._extra_body = extra_body or {}
         self._upstream = Upstream(base_url, **limits)
 
     def stream(
@@ -44,7 +51,8 @@ class OpenAIBackend:
         Raises UpstreamTimeout, UpstreamRejected, UpstreamTruncated, UpstreamError or Stopped.
         """
         limit = "max_completion_tokens" if self._upstream.host == _OPENAI else "max_tokens"
-        body = json.dumps(_body(self._model, limit, request, messages)).encode()
+        said = _body(self._model, limit, request, messages)
+        body = json.dumps({**said, **self._extra_body}).encode()
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         with self._upstream.post("/chat/completions", headers, body, stop) as call:
             if call.status != 200:

@@ -1,5 +1,6 @@
 """The ways to start the service: make, the command, gunicorn alone, flask, the Procfile."""
 
+import json
 import re
 import shutil
 import socket
@@ -103,6 +104,15 @@ def test_a_python_without_venv_says_what_to_install(tmp_path: Path) -> None:
     assert "apt-get install python3-venv" in output.splitlines()[0]
 
 
+@pytest.mark.parametrize("target", ["run", "install"])
+def test_llama_cpp_is_installed_where_a_local_model_is_asked_for(target: str) -> None:
+    planned = [needs("make"), "--dry-run", "--always-make", target]
+    for backend, wanted in (("echo", False), ("engine", True)):
+        code, output = run(planned, ROOT, ORCHESTRATOR_BACKEND=backend)
+        assert code == 0
+        assert ("requirements-local.txt" in output) == wanted
+
+
 def test_make_alone_lists_its_targets() -> None:
     code, output = run([needs("make")], ROOT)
     listed = re.findall(r"^make (\w+)", output, re.MULTILINE)
@@ -122,10 +132,10 @@ def normal(name: str) -> str:
 
 
 def test_every_requirement_is_pinned_to_one_version() -> None:
-    for name in ("requirements.txt", "requirements-fast.txt", "requirements-dev.txt"):
+    for name in sorted(path.name for path in ROOT.glob("requirements*.txt")):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             requirement = line.partition("#")[0].strip()
-            if requirement and requirement != "-r requirements.txt":
+            if requirement and not requirement.startswith("-r requirements"):
                 assert re.fullmatch(r"[\w.-]+==[\w.]+", requirement), f"{name}: {line}"
 
 
@@ -159,6 +169,16 @@ def test_make_install_has_the_package_and_nothing_else_and_make_run_serves(
         served.stop()
         with pytest.raises(OSError):
             get(port, "/health")
+
+    port = free_port()
+    engine = {"ORCHESTRATOR_BACKEND": "engine", "ORCHESTRATOR_MODEL": "demo"}
+    env = environment(PORT=str(port), XDG_CACHE_HOME=str(tmp_path), **engine)
+    code, output = run([needs("make"), "install"], tree, INSTALL_S, **engine)
+    assert code == 0, output
+    assert "Installing llama.cpp" in output
+    with serving([needs("make"), "run"], tree, port, env, tmp_path / "log") as served:
+        assert "Installing" not in served.output, "installed twice"
+        assert json.loads(get(port, "/health")[1])["backend"] == "engine"
 
     (tree / "requirements.txt").touch()
     code, output = run([needs("make"), "--question", "install"], tree)

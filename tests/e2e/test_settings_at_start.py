@@ -53,6 +53,11 @@ def refused(command: list[str], **environ: str) -> str:
         ({"PORT": "http"}, "PORT: 'http' is not a whole number from 1 to 65535."),
         ({"ORCHESTRATOR_RETENTION_S": "-1"}, "ORCHESTRATOR_RETENTION_S: '-1'"),
         ({"ORCHESTRATOR_BACKEND": "openai"}, "ORCHESTRATOR_MODEL is not set."),
+        ({"ORCHESTRATOR_BACKEND": "engine"}, "ORCHESTRATOR_MODEL is not set."),
+        (
+            {"ORCHESTRATOR_BACKEND": "engine", "ORCHESTRATOR_MODEL": "missing.gguf"},
+            "ORCHESTRATOR_MODEL: missing.gguf can't be read",
+        ),
         ({"ORCHESTRATOR_BACKEND": "no_such_module:answer"}, "no_such_module can't be imported"),
         ({"ORCHESTRATOR_BACKEND": "json:no_such_name"}, "json has no no_such_name"),
         ({"ORCHESTRATOR_CONFIG": "nowhere.toml"}, "nowhere.toml can't be read"),

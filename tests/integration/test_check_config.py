@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
+from tests.fakes.models import write_voices
 from tests.fakes.upstream import Upstream, start_upstream
+from tests.needs import needs_module
 
 KEY = "sk-0123456789"
 
@@ -110,6 +112,24 @@ def test_an_anthropic_backend_is_asked_in_its_own_way(
     )
     assert cli.main(["check-config", "--file", str(path)]) == 0
     assert f"  a: anthropic at {url}: answers." in capsys.readouterr().out.splitlines()
+
+
+def test_a_local_model_is_looked_for_and_not_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_module("xllamacpp")
+    path, model = tmp_path / "routes.toml", tmp_path / "model.gguf"
+    path.write_text(
+        f'[backends.a]\nkind = "engine"\n[models.default]\ntargets = ["a/demo", "a/{model}"]\n'
+    )
+    assert cli.main(["check-config", "--file", str(path)]) == 1
+    where = f"{path}: models.default.targets[1]"
+    assert f"{where}: {model} can't be read (no such file" in capsys.readouterr().err
+
+    write_voices(model)
+    assert cli.main(["check-config", "--file", str(path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "  a: engine, at most 4 requests at once: runs here." in said
 
 
 def test_a_refused_key_is_a_failure(

@@ -88,6 +88,8 @@ def test_a_wrong_number_of_seconds_is_refused_by_name(variable: str, value: str)
         ("ORCHESTRATOR_BACKEND", "magic"),
         ("ORCHESTRATOR_BACKEND", "package.module:"),
         ("ORCHESTRATOR_BACKEND", ":callable"),
+        ("HF_ENDPOINT", "huggingface.co"),
+        ("XDG_CACHE_HOME", "cache"),
         ("OPENAI_BASE_URL", "localhost:8000/v1"),
         ("OPENAI_BASE_URL", "ftp://example.com"),
         ("OPENAI_BASE_URL", "http://"),
@@ -118,6 +120,7 @@ def test_a_wrong_value_is_refused_by_name_and_shown(variable: str, value: str) -
             {"ORCHESTRATOR_BACKEND": "anthropic", "ORCHESTRATOR_MODEL": "claude"},
             "ANTHROPIC_API_KEY",
         ),
+        ({"ORCHESTRATOR_BACKEND": "engine"}, "ORCHESTRATOR_MODEL is not set"),
         ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "ORCHESTRATOR_TLS_KEY"),
         ({"ORCHESTRATOR_TLS_KEY": "key.pem"}, "ORCHESTRATOR_TLS_CERT"),
     ],
@@ -188,3 +191,16 @@ def test_every_setting_says_its_variable_its_rule_and_its_meaning() -> None:
 def test_the_process_environment_is_the_default_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "9000")
     assert load().port == 9000
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("demo", "demo"),
+        ("/srv/models/mine.gguf", "mine.gguf"),
+        ("hf:owner/repo/file.gguf", "file.gguf"),
+    ],
+)
+def test_clients_see_the_name_of_a_local_model_and_no_folder(model: str, name: str) -> None:
+    settings = load({"ORCHESTRATOR_BACKEND": "engine", "ORCHESTRATOR_MODEL": model})
+    assert settings.model_name == name

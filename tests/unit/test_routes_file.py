@@ -93,6 +93,28 @@ def test_anthropic_has_an_address_of_its_own_and_needs_a_key(tmp_path: Path) -> 
     assert "needs the key 'api_key_env'" in refusal(tmp_path, table + model)
 
 
+ENGINE = '[backends.local]\nkind = "engine"\n'
+
+
+@pytest.mark.parametrize(
+    "model", ["small", "demo", "hf:owner/repo/part/file.gguf", "/srv/models/a.gguf", "./a.gguf"]
+)
+def test_a_local_model_is_all_that_follows_the_first_slash(tmp_path: Path, model: str) -> None:
+    routes = read_text(tmp_path, f'{ENGINE}[models.only]\ntargets = ["local/{model}"]')
+    assert routes.models["only"].targets == (TargetName("local", model),)
+
+
+def test_an_engine_has_room_of_its_own(tmp_path: Path) -> None:
+    model = '[models.only]\ntargets = ["local/demo"]'
+    usual = read_text(tmp_path, ENGINE + model).backends["local"]
+    assert (usual.max_concurrency, usual.context) == (4, 4096)
+    text = f"{ENGINE}max_concurrency = 2\ncontext = 8192\n{model}"
+    given = read_text(tmp_path, text).backends["local"]
+    assert (given.max_concurrency, given.context) == (2, 8192)
+    assert "1 to 256" in refusal(tmp_path, text.replace("= 2", "= 257"))
+    assert "128 to 1048576" in refusal(tmp_path, text.replace("8192", "1"))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -116,6 +138,7 @@ def test_anthropic_has_an_address_of_its_own_and_needs_a_key(tmp_path: Path) -> 
         (('"PRIMARY_KEY"', "5"), ["backends.primary.api_key_env", "environment variable"]),
         (("256", "0"), ["backends.primary.max_concurrency", "1 to 10000"]),
         (("callable", "base_url"), ["backends.own.base_url", "no such key"]),
+        (("callable", "context"), ["backends.own.context", "no such key"]),
         (('callable = "package.module:answer"', ""), ["backends.own", "'callable'"]),
         (("package.module:answer", "package.module"), ["backends.own.callable"]),
         (("[models.default]", "[models.other]"), ["[models.default]", "small, other"]),

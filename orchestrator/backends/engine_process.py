@@ -1,0 +1,239 @@
+"""Keeps llama.cpp running in a process of its own, and says how to reach it or why not."""
+
+import json
+import logging
+import re
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGKILL
+from typing import IO
+
+from orchestrator.backends.local_models import ModelSource
+from orchestrator.errors import UpstreamError, UpstreamTimeout
+from orchestrator.stop import StopSignal
+
+logger = logging.getLogger("orchestrator")
+
+_CHILD = Path(__file__).with_name("engine_child.py")
+
+_FIRST_DELAY_S = 1.0
+_LONGEST_DELAY_S = 30.0
+# A child that ran for this long did well: its end is no reason to wait longer than at first.
+_STEADY_S = 60.0
+# A model that takes longer than this to load is taken for stuck.
+_LOAD_S = 900.0
+_END_S = 5.0
+
+# "0.00.008.202 E llama_model_load: error loading model: ..."
+_ERROR_LINE = re.compile(r"[\d.]+ E (?:\w+ +)?\w+: (?:error loading model: )*(.*)")
+_LINE_CHARACTERS = 2000
+_ERRORS_KEPT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a child answers, and the key that it wants to see."""
+
+    base_url: str
+    key: str = field(repr=False)
+
+
+class EngineProcess:
+    """Starts the child, again when it dies, and gives out its slots.
+
+    It answers ``slots`` requests at once, each with ``context`` tokens of prompt and answer. A
+    child that died is started anew after 1 s, and then after twice as long each time, up to 30 s.
+    """
+
+    def __init__(self, model: ModelSource, slots: int, context: int) -> None:
+        self._model = model
+        self._options = ["--slots", str(slots), "--context", str(context)]
+        self._changed = threading.Condition(threading.Lock())
+        self._free = slots
+        self._address: Address | None = None
+        self._failure: str | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._closing = threading.Event()
+        self._supervisor = threading.Thread(
+            target=self._supervise, name="engine-supervisor", daemon=True
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None while there is none that answers."""
+        with self._changed:
+            return self._process.pid if self._process and self._address else None
+
+    def start(self) -> None:
+        """Begin to fetch and load the model. Returns at once."""
+        self._supervisor.start()
+
+    def close(self) -> None:
+        """End the child, and whatever still waits for it."""
+        self._closing.set()
+        with self._changed:
+            if self._process:
+                self._process.kill()
+        self._supervisor.join(_END_S)
+
+    @contextmanager
+    def slot(self, stop: StopSignal, seconds: float) -> Iterator[Address]:
+        """Hold a slot while inside, and give the address to use it at.
+
+        Waits up to ``seconds`` for the model to be loaded, and for a free slot as long as it
+        takes: others being served is no fault of the model. Raises UpstreamTimeout where it isn't
+        loaded in time, UpstreamError where it can't be, or Stopped.
+        """
+        address = self._take(stop, seconds)
+        try:
+            yield address
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+    def _take(self, stop: StopSignal, seconds: float) -> Address:
+        def settled() -> bool:
+            return bool(stop.requested or self._failure or self._address)
+
+        with stop.waking(self._wake), self._changed:
+            while self._changed.wait_for(settled, seconds):
+                stop.check()
+                if self._address is None:
+                    raise UpstreamError(self._failure or "", reason="not_loaded")
+                if self._free:
+                    self._free -= 1
+                    return self._address
+                self._changed.wait()
+        raise UpstreamTimeout(
+            f"The local model is not loaded yet after {seconds:g} s; try again later.",
+            stage="first_token",
+        )
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _become(self, address: Address | None, failure: str | None) -> None:
+        with self._changed:
+            self._address, self._failure = address, failure
+            self._changed.notify_all()
+
+    def _supervise(self) -> None:
+        delay = _FIRST_DELAY_S
+        while not self._closing.is_set():
+            began = time.monotonic()
+            try:
+                self._live()
+            except UpstreamError as error:
+                self._become(None, error.message)
+                logger.error("%s", error.message)
+            except Exception:
+                self._become(None, "The local model can't be started; the server's log says why.")
+                logger.exception("the engine could not be started")
+            if time.monotonic() - began > _STEADY_S:
+                delay = _FIRST_DELAY_S
+            self._closing.wait(delay)
+            delay = min(delay * 2, _LONGEST_DELAY_S)
+
+    def _live(self) -> None:
+        """Live one life of the child, to its end. Raises UpstreamError where it can't begin."""
+        path = self._model.fetch(self._closing.is_set)
+        key = secrets.token_urlsafe(32)
+        process = self._spawn(path)
+        try:
+            base_url = self._greet(process, key, path)
+            self._become(Address(base_url, key), None)
+            if process.stdout:
+                process.stdout.read()
+            code = process.wait(_END_S)
+            if not self._closing.is_set():
+                logger.error("The engine died (exit code %d) and is started again.", code)
+        finally:
+            self._become(None, None)
+            _bury(process)
+
+    def _spawn(self, path: Path) -> subprocess.Popen[str]:
+        # -P, since beside the script are modules with names that others have too.
+        command = [sys.executable, "-P", str(_CHILD), str(path), *self._options]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            # Its own group: the terminal's Ctrl-C is the parent's to act on.
+            start_new_session=True,
+        )
+        with self._changed:
+            self._process = process
+            if self._closing.is_set():
+                process.kill()
+        return process
+
+    def _greet(self, process: subprocess.Popen[str], key: str, path: Path) -> str:
+        """Give the child its key, and return its base URL once the model is loaded."""
+        assert process.stdin and process.stdout and process.stderr
+        errors: list[str] = []
+        listener = threading.Thread(
+            target=_listen, args=(process.stderr, errors), name="engine-errors", daemon=True
+        )
+        listener.start()
+        overdue = threading.Timer(_LOAD_S, process.kill)
+        overdue.daemon = True
+        overdue.start()
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(f"{key}\n")
+                process.stdin.flush()
+            line = process.stdout.readline()
+        finally:
+            overdue.cancel()
+        said = json.loads(line) if line else {}
+        if "address" in said:
+            return f"{said['address']}/v1"
+        code = process.wait(_END_S)
+        listener.join(_END_S)
+        reason = next(iter(errors), "") or said.get("error", "")
+        raise UpstreamError(_sentence(reason.replace(str(path), path.name), code))
+
+
+def _listen(stderr: IO[str], errors: list[str]) -> None:
+    """Log what llama.cpp complains of, and keep the first of it, which is nearest to the cause."""
+    with stderr:
+        while line := stderr.readline(_LINE_CHARACTERS):
+            match = _ERROR_LINE.match(line)
+            if match and len(errors) < _ERRORS_KEPT:
+                errors.append(match[1].strip())
+            logger.warning("llama.cpp: %s", line.rstrip())
+
+
+def _bury(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait(_END_S)
+    # Its errors have a reader of their own, which closes that pipe.
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            with suppress(OSError):
+                pipe.close()
+
+
+def _sentence(reason: str, code: int) -> str:
+    """Say why the child could not begin, and what helps."""
+    start = "The local model can't be loaded"
+    if "libgomp" in reason:
+        return f"{start}: libgomp1 is missing (Debian, Ubuntu: apt-get install libgomp1)."
+    if code == -SIGKILL or "alloc" in reason or "memory" in reason:
+        return (
+            f"{start}: there is too little memory for it; lower ORCHESTRATOR_ENGINE_CONTEXT or "
+            "ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model."
+        )
+    return f"{start}: {reason or f'its process ended with exit code {code}'}."
