@@ -2,27 +2,16 @@
 
 import argparse
 import errno
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from gunicorn.app.wsgiapp import WSGIApplication
+from typing import NoReturn
 
 from orchestrator import __version__, config
 from orchestrator.check import Check
 from orchestrator.errors import ConfigError
-
-
-class _Server(WSGIApplication):
-    """gunicorn with our configuration file, wherever it was installed."""
-
-    def load_config(self) -> None:
-        self.load_config_from_file(str(_configuration_file()))
-        self.cfg.set("wsgi_app", "orchestrator.web:create_app()")
-        self.app_uri = self.cfg.wsgi_app
-        # A callable of the user's own is looked for in the folder that this was started in.
-        self.chdir()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "check-config":
             return _check_config(config.load(routes=options.file))
-        return _serve(config.load())
+        _serve(config.load())
     except ConfigError as error:
         sys.stderr.write(f"orchestrator: {error}\n")
         return 1
@@ -56,13 +45,16 @@ def _check_config(settings: config.Settings) -> int:
     return 0 if check.ok else 1
 
 
-def _serve(settings: config.Settings) -> int:
+def _serve(settings: config.Settings) -> NoReturn:
     _check_address(settings)
     sys.stdout.write(greeting(settings))
     sys.stdout.flush()
-    sys.argv = ["orchestrator"]
-    _Server("%(prog)s").run()
-    return 0
+    # As a program of its own: what this one has imported, gevent could no longer patch.
+    conf = str(_configuration_file())
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "gunicorn", "--config", conf, "orchestrator.web:create_app()"],
+    )
 
 
 def _configuration_file() -> Path:

@@ -72,7 +72,7 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "flask": ("web",),
     "flask_sock": ("web",),
     "gevent": ("server", "body", "backends.native"),
-    "gunicorn": ("server", "body", "cli"),
+    "gunicorn": ("server", "body"),
     "markupsafe": ("web",),
     "marshmallow": ("answers", "frames", "schemas", "web.openapi"),
     "orjson": ("schemas", "wire", "stores", "backends", "web", "server"),

@@ -7,6 +7,7 @@ from orchestrator.backends.base import Finish, Message
 from orchestrator.backends.engine_process import EngineProcess
 from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.upstream import Limits
+from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
 
@@ -30,7 +31,7 @@ class EngineBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Finish, None, None]:
+    ) -> Generator[str | Usage | Finish, None, None]:
         """Yield the answer as it comes. Raises what OpenAIBackend does."""
         with self._process.slot(stop, self._limits["first_token_timeout_s"]) as address:
             client = OpenAIBackend(

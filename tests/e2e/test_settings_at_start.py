@@ -176,6 +176,14 @@ def test_a_limit_of_open_files_that_is_too_low_is_said(tmp_path: Path) -> None:
         assert "Only 512 files may be open at once" in server.log
 
 
+@pytest.mark.parametrize("command", [GUNICORN, [*SERVE, "serve"]])
+def test_nothing_is_imported_that_gevent_can_no_longer_patch(
+    tmp_path: Path, command: list[str]
+) -> None:
+    with running(command, tmp_path / "log") as server:
+        assert "Warning" not in server.log
+
+
 def test_an_address_of_ip_6_is_served(tmp_path: Path) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
