@@ -4,6 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 DEV := .venv-dev
 
+# Long tests mostly wait, so there may be more processes of them than cores.
+PROCESSES ?= 4
+ARGS ?=
+
+# A hundred servers are started in the tests: none shall compile what the one before it has.
+test: export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run install test check format bench overhead clean
@@ -11,7 +18,7 @@ DEV := .venv-dev
 help:
 	@echo "make run      build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
 	@echo "make install  build .venv with the package in it; then .venv/bin/orchestrator serve"
-	@echo "make test     every test, then those without a browser again as deployed, under gevent"
+	@echo "make test     every test; some of them: make test ARGS='tests/unit -k frames'"
 	@echo "make check    format, lint, types, tests"
 	@echo "make format   format the code and mend what the linter can"
 	@echo "make bench    measure submit and poll beside a bare WSGI app"
@@ -28,8 +35,7 @@ install: $(VENV)/built $(LOCAL)
 	@echo "$(VENV)/bin/orchestrator is there; '$(VENV)/bin/orchestrator serve' starts the server."
 
 test: $(DEV)/built
-	$(DEV)/bin/python -m pytest
-	$(DEV)/bin/python -m gevent.monkey --module pytest tests/unit tests/contract tests/integration
+	$(DEV)/bin/python -m pytest -n $(PROCESSES) $(ARGS)
 
 check: $(DEV)/built
 	$(DEV)/bin/ruff format --check .

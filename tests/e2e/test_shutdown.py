@@ -33,9 +33,9 @@ from tests.e2e.load_client import (
 from tests.served import BUSY, ROOT, Served, environment, free_port, serve
 
 ROUNDS = 20
-AT_ONCE = 5
+AT_ONCE = 7
 GRACE_S = 7
-DELAY_S = 0.05
+DELAY_S = 0.1
 CLIENTS = 8
 """Of each kind."""
 GONE = (OSError, asyncio.IncompleteReadError)

@@ -162,7 +162,7 @@ async def finished(port: int, prompt: str) -> str:
 
 async def crowd(server: Served, kinds: list[Slow]) -> None:
     """Have many of each kind at once, and see the server leave them in time."""
-    before = (await inside(server))["files"]
+    before = (await held_by(server))["files"]
     clients = [
         asyncio.create_task(kind.client(server.port, number))
         for kind in kinds
@@ -170,7 +170,9 @@ async def crowd(server: Served, kinds: list[Slow]) -> None:
     ]
     try:
         began = time.monotonic()
-        await until_files(server, at_least=before + len(clients) * 3 // 4)
+        # The others may have been left before the last of a kind arrives on a busy machine.
+        longest = max(kinds, key=lambda kind: kind.left_within_s)
+        await until_files(server, at_least=before + longest.clients // 2)
         for limit in sorted({kind.left_within_s for kind in kinds}):
             later = sum(kind.clients for kind in kinds if kind.left_within_s > limit)
             await until_files(server, at_most=before + later + SLACK)
@@ -181,13 +183,13 @@ async def crowd(server: Served, kinds: list[Slow]) -> None:
         await asyncio.gather(*clients, return_exceptions=True)
 
 
-async def inside(server: Served) -> dict[str, Any]:
-    return dict((await request(server.port, "GET", "/inside", tls=server.tls)).json)
+async def held_by(server: Served) -> dict[str, Any]:
+    return dict((await request(server.port, "GET", "/held", tls=server.tls)).json)
 
 
 async def until(server: Served, condition: Callable[[dict[str, Any]], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition(await inside(server)):
+    async with asyncio.timeout(BUSY * 40):
+        while not condition(await held_by(server)):
             await asyncio.sleep(0.2)
 
 
@@ -264,7 +266,7 @@ def test_a_body_too_large_is_answered_also_on_a_connection_that_ends(plain: Serv
 
 def test_what_is_no_tls_leaves_no_trace_and_no_harm(secure: Served) -> None:
     async def main() -> None:
-        before = (await inside(secure))["files"]
+        before = (await held_by(secure))["files"]
         for junk in (
             b"GET / HTTP/1.1\r\n\r\n",
             b"\x16\x03\x01\xff\xff" + bytes(70_000),

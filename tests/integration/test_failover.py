@@ -18,17 +18,18 @@ from orchestrator.job import Job, Status
 from orchestrator.service import Service
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.upstream import Upstream, closed_port, start_upstream
+from tests.served import BUSY
 
-DEADLINE_S = 6.0
-TOLERANCE_S = 1.0
+DEADLINE_S = 30.0
+TOLERANCE_S = BUSY * 1.0
 ANSWER, SPARE = ("".join(f"w{number} " for number in range(count)) for count in (5, 7))
 """What the first target says, and the second."""
 
 TIMES = """
-connect_timeout_s = 1
-first_token_timeout_s = 0.3
-idle_timeout_s = 0.3
-timeout_s = 6
+connect_timeout_s = 10
+first_token_timeout_s = 10
+idle_timeout_s = 1
+timeout_s = 30
 retry_after_max_s = 1
 """
 
@@ -207,14 +208,14 @@ def test_a_refusal_of_the_content_tells_its_reason(route: Route) -> None:
 def test_the_wait_that_a_provider_asks_for_is_kept(route: Route, primary: Upstream) -> None:
     ran = route("a/fault:first/1/status/429/1").ask()
     first, second = primary.seen(ran.prompt)["times"]
-    assert 1.0 <= second - first < 1.5
+    assert 1.0 <= second - first < 1.0 + BUSY * 0.5
 
 
 def test_a_longer_wait_is_kept_too_where_there_is_no_other(route: Route, primary: Upstream) -> None:
     ran = route("a/fault:first/1/status/429/2").ask()
     assert ran.job.status is Status.COMPLETED
     first, second = primary.seen(ran.prompt)["times"]
-    assert 2.0 <= second - first < 2.5
+    assert 2.0 <= second - first < 2.0 + BUSY * 0.5
 
 
 def test_retries_are_as_many_as_the_file_says(route: Route, primary: Upstream) -> None:
@@ -242,7 +243,7 @@ def test_a_cancel_ends_a_wait_between_attempts_at_once(route: Route, primary: Up
     began = time.monotonic()
     routed.service.cancel(job_id)
     assert routed.service.wait(job_id, WAIT_S).status is Status.CANCELLED
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < BUSY * 1.0
     assert primary.seen("cancelled while waiting")["calls"] == 1
 
 
@@ -303,7 +304,7 @@ def test_a_cancel_ends_the_wait_for_a_place_at_once(route: Route, primary: Upstr
     waiting = routed.submit("wants the place")
     eventually(lambda: routed.service.get(waiting).status is Status.PROCESSING)
     routed.service.cancel(waiting)
-    assert routed.service.wait(waiting, 0.5).status is Status.CANCELLED
+    assert routed.service.wait(waiting, BUSY * 0.5).status is Status.CANCELLED
     assert routed.service.wait(running, WAIT_S).status is Status.COMPLETED
     assert primary.seen("wants the place")["calls"] == 0
 
