@@ -22,9 +22,9 @@ from tests.fakes.models import (
     write_voices,
 )
 from tests.needs import needs_module
-from tests.served import Served
+from tests.served import BUSY, Served
 
-SOON_S = 1.0
+SOON_S = BUSY * 1.0
 
 Serving = Callable[..., Served]
 

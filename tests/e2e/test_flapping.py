@@ -21,7 +21,7 @@ LAST_S = float(os.environ.get("FLAPPING_S", "6"))
 PERIOD_S = 0.4
 CLIENTS = 6
 DEADLINE_S = 5.0
-TOLERANCE_S = 1.0
+TOLERANCE_S = BUSY * 1.0
 LONGEST_OPEN_S = 60.0
 """How long a circuit breaker keeps a target closed off at most."""
 REFUSED = "refused"

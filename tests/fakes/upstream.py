@@ -984,7 +984,7 @@ class Server:
 
 
 def read_request(reader: Any) -> Request | None:
-    """Read one request, or return None where the client has none any more."""
+    """Read one request, or return None where the client has none any more, or leaves in it."""
     first = reader.readline()
     if not first:
         return None
@@ -996,7 +996,10 @@ def read_request(reader: Any) -> Request | None:
         fields[name.lower()] = value.strip()
     else:
         return None
-    body = reader.read(int(fields.get("content-length", 0)))
+    size = int(fields.get("content-length", 0))
+    body = reader.read(size)
+    if len(body) < size:
+        return None
     return Request(first.split()[1].decode(), fields, json.loads(body) if body else None)
 
 

@@ -31,10 +31,10 @@ from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import Asking, ask, eventually
 from tests.fakes.models import VOICES, answer_of, write_slow_reader, write_voices
 from tests.needs import needs_module
-from tests.served import ROOT
+from tests.served import BUSY, ROOT
 
 LONG_S = 60.0
-AT_ONCE_S = 1.0
+AT_ONCE_S = BUSY * 1.0
 NO_HUB = "http://127.0.0.1:9"
 
 
