@@ -6,32 +6,52 @@ from xdist.scheduler import LoadScopeScheduling
 
 UNDER_GEVENT = "tests/test_under_gevent.py::test_the_suite_passes_again_under_gevent"
 
-# What takes longer than five seconds by itself, in about as many seconds: a file, or a test that
-# then is apart from its file. What is not here comes after, as whole files.
-LONG = {
+CROWDS = (
     "tests/e2e/test_slow_clients.py::"
-    "test_five_hundred_of_each_kind_are_left_and_health_answers_all_along": 45,
-    f"{UNDER_GEVENT}[integration/test_failover.py]": 40,
-    "tests/e2e/test_shutdown.py::test_under_load_no_accepted_request_is_left_without_an_end": 39,
-    "tests/e2e/test_playground.py": 38,
-    "tests/integration/test_failover.py": 37,
+    "test_five_hundred_of_each_kind_are_left_and_health_answers_all_along",
+    "tests/e2e/test_shutdown.py::test_under_load_no_accepted_request_is_left_without_an_end",
+    "tests/e2e/test_cancel_storm.py",
+    "tests/e2e/test_many_streams.py",
+    "tests/e2e/test_resume.py",
+)
+"""What has hundreds of clients: one after the other, so that none feels another's crowd."""
+
+# What else takes more than five seconds, in about as many seconds: a file, or a test that then is
+# apart from its file. Anything new is a whole file, and comes last.
+LONG = {
+    f"{UNDER_GEVENT}[integration]": 36,
+    "tests/e2e/test_playground.py": 35,
     "tests/e2e/test_shutdown.py": 24,
+    f"{UNDER_GEVENT}[failover]": 20,
+    "tests/integration/test_failover.py": 20,
+    "tests/e2e/test_faults.py": 25,
+    "tests/e2e/test_engine.py": 15,
     "tests/e2e/test_sse.py": 20,
     "tests/e2e/test_websocket.py": 20,
+    "tests/e2e/test_rest.py": 16,
+    "tests/e2e/test_settings_at_start.py": 15,
+    "tests/e2e/test_slow_clients.py": 12,
+    "tests/e2e/test_reuse.py": 12,
+    "tests/e2e/test_dockerfile.py": 15,
+    "tests/e2e/test_commands.py": 18,
 }
 
 
 def unit_of(nodeid: str) -> str:
     """Return what a test must stay together with: its file, or a part of it that is long."""
-    for part in (nodeid, nodeid.partition("[")[0]):
-        if part in LONG:
-            return part
-    return nodeid.partition("::")[0]
+    test, file = nodeid.partition("[")[0], nodeid.partition("::")[0]
+    if test in CROWDS or file in CROWDS:
+        return "crowds"
+    return next((part for part in (nodeid, test) if part in LONG), file)
+
+
+def length(unit: str) -> float:
+    return float("inf") if unit == "crowds" else LONG.get(unit, 0)
 
 
 def longest_first(items: list[pytest.Item]) -> None:
     """Put what takes long before what does not, and leave the order as it is otherwise."""
-    items.sort(key=lambda item: -LONG.get(unit_of(item.nodeid), 0))
+    items.sort(key=lambda item: -length(unit_of(item.nodeid)))
 
 
 class Spread(LoadScopeScheduling):

@@ -30,7 +30,7 @@ SLOWEST_HEALTH_S = 1.0 * BUSY
 """A second is promised; the rest is for a busy machine."""
 SLACK = 10
 """Other connections that are open at a time."""
-ARRIVAL_S = 3.0
+ARRIVAL_S = 8.0
 """They come one after the other, so that their number counts, and not a moment's rush."""
 SMALL_BUFFER = 4096
 GONE = (OSError, asyncio.IncompleteReadError)
