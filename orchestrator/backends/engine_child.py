@@ -95,5 +95,8 @@ def _say(**line: str) -> int:
 
 if __name__ == "__main__":
     code = main()
+    if code:
+        # llama.cpp tells the reason from a thread of its own, which may not have come to it.
+        sys.exit(code)
     # Past the teardown of threads in C++: there is nothing to save.
     os._exit(code)
