@@ -223,7 +223,7 @@ class Settings:
         "ORCHESTRATOR_IDLE_TIMEOUT_S",
         30.0,
         _seconds(0.01, 3600),
-        "How long the upstream may be silent between two tokens.",
+        "How long the upstream may take between two tokens.",
     )
     timeout_s: float = setting(
         "ORCHESTRATOR_TIMEOUT_S",

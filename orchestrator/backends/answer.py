@@ -20,8 +20,9 @@ _END_S = 1.0
 class Answer(ABC):
     """What is known of an answer so far; each provider's dialect has one of its own.
 
-    ``begun`` says that text or thoughts have come. ``reason`` is the provider's word for why the
-    answer ended, and ``done`` that its end mark came; either makes it whole.
+    ``begun`` says that text or thoughts have come, ``thinking`` that the last of it was a thought.
+    ``reason`` is the provider's word for why the answer ended, and ``done`` that its end mark came;
+    either makes it whole, but for a reason after which it ``goes_on``.
     """
 
     def __init__(self, api_key: str | None) -> None:
@@ -30,7 +31,14 @@ class Answer(ABC):
         self.usage: Usage | None = None
         self.reason: str | None = None
         self.begun = False
+        self.thinking = False
+        self.goes_on = False
         self.done = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether a reason came, and no text after it."""
+        return self.reason is not None and not self.goes_on
 
     @property
     def spent(self) -> Usage | None:
@@ -44,6 +52,13 @@ class Answer(ABC):
         Raises UpstreamError where it's neither, and what an error object asks for.
         """
 
+    def check_whole(self) -> None:
+        """Raise UpstreamTruncated for what isn't the whole of an answer."""
+        if not self.ended and not self.done:
+            raise UpstreamTruncated("The provider's answer ended too early; try again.")
+        if not self.begun and self.reason is None:
+            raise UpstreamTruncated("The provider ended its answer without a word; try again.")
+
     @abstractmethod
     def finish_reason(self) -> FinishReason:
         """Return why the answer ended. Raises a RunError where that makes it no answer."""
@@ -54,9 +69,9 @@ def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Usa
 
     Where it fails, what it has cost comes last, if that is known.
 
-    The first-token timeout runs until text or a thought comes; nothing else counts. From then on
-    each whole line is a sign of life and renews the idle timeout, keep-alive comments included;
-    mere bytes don't. Raises a RunError, or Stopped.
+    The first-token timeout runs until text or a thought comes, and the idle timeout between two
+    pieces of text; nothing else counts. While it thinks, which need not be shown, each whole line
+    is a sign of life, keep-alive comments included. Raises a RunError, or Stopped.
     """
     if call.media_type == "text/html":
         raise UpstreamError("The provider answered with a web page; the base URL must be wrong.")
@@ -67,6 +82,7 @@ def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Usa
             stop.check()
         if rest := answer.text.rest():
             yield rest
+        answer.check_whole()
         yield Finish(answer.finish_reason(), answer.usage)
     except RunError:
         if spent := answer.spent:
@@ -103,17 +119,19 @@ def _streamed(call: Call, answer: Answer) -> Iterator[str]:
     """Yield the text of an event stream."""
     reader = SSEReader()
     while data := _read(call, answer):
-        lines, ending = reader.lines, answer.reason is not None
+        lines, ended, said = reader.lines, answer.ended, False
         for event in reader.feed(data):
+            over = answer.reason is not None
             if text := answer.add(event.data):
+                said, answer.goes_on = True, over
                 yield text
             if answer.done:
                 call.drain()
                 return
-        if answer.reason is None and answer.begun and reader.lines > lines:
-            call.lives()
-        elif answer.reason is not None and not ending:
+        if answer.ended and not ended:
             call.allow(_END_S)
+        elif not answer.ended and (said or (answer.thinking and reader.lines > lines)):
+            call.lives()
 
 
 def _read(call: Call, answer: Answer) -> bytes:
@@ -121,7 +139,7 @@ def _read(call: Call, answer: Answer) -> bytes:
     try:
         return call.read()
     except (UpstreamTimeout, UpstreamTruncated):
-        if answer.reason is None:
+        if not answer.ended:
             raise
         return b""
 

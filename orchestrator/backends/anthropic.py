@@ -137,8 +137,6 @@ class _Reply(Answer):
                 raise UpstreamError("The provider wants a tool to be used, and there is none.")
             case "pause_turn":
                 raise UpstreamTruncated("The provider paused in its answer; try again.")
-            case None if not self.done:
-                raise UpstreamTruncated("The provider's answer ended too early; try again.")
         return FinishReason.STOP
 
     def _message(self, message: dict[str, Any]) -> str:
@@ -155,12 +153,13 @@ class _Reply(Answer):
         part = an_object(part)
         kind, text = part.get("type"), part.get("text", "")
         if kind in _THOUGHTS:
-            self.begun = True
+            self.begun = self.thinking = True
         if kind not in _TEXT:
             return ""
         if not isinstance(text, str):
             raise no_answer()
-        self.begun = self.begun or bool(text)
+        if text:
+            self.begun, self.thinking = True, False
         return self.text.add(text)
 
     def _end(self, said: dict[str, Any]) -> None:

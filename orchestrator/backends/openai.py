@@ -9,7 +9,7 @@ from orchestrator.backends.base import Finish, Message
 from orchestrator.backends.refusals import refusal, reported
 from orchestrator.backends.rejections import reason_of
 from orchestrator.backends.upstream import Limits, Upstream
-from orchestrator.errors import UpstreamRejected, UpstreamTruncated
+from orchestrator.errors import UpstreamError, UpstreamRejected, UpstreamTruncated
 from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
@@ -78,8 +78,9 @@ class _Completion(Answer):
         text = said.get("content")
         if not isinstance(text, str | None):
             raise no_answer()
-        if text or said.get("reasoning_content") or said.get("reasoning"):
-            self.begun = True
+        thought = bool(said.get("reasoning_content") or said.get("reasoning"))
+        if text or thought:
+            self.begun, self.thinking = True, not text
         return self.text.add(text or "")
 
     def finish_reason(self) -> FinishReason:
@@ -93,8 +94,8 @@ class _Completion(Answer):
                 )
             case "error" | "abort":
                 raise UpstreamTruncated("The provider broke the answer off; try again.")
-            case None if not self.done:
-                raise UpstreamTruncated("The provider's answer ended too early; try again.")
+            case "tool_calls" | "function_call":
+                raise UpstreamError("The provider wants a tool to be used, and there is none.")
         return FinishReason.STOP
 
     def _raise_error(self, payload: Mapping[str, Any]) -> None:

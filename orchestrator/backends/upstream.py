@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
-from http.client import HTTPException, RemoteDisconnected
+from http.client import HTTPException
 from math import isfinite
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
@@ -202,7 +202,7 @@ class Call:
         sent_at = time.monotonic()
         try:
             send(kept)
-        except RemoteDisconnected:
+        except ConnectionError:
             self._stop.check()
             if time.monotonic() - sent_at > _STALE_S:
                 raise

@@ -20,6 +20,7 @@ Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all b
   hidden n=5 delay=0.02   a thought that isn't shown: n signs of life, then n tokens
   no_done n=5             a finish reason, but no end mark
   no_finish n=5           the end mark, but no finish reason
+  early k=3 n=5 delay=0   the finish reason after k tokens, and n - k more of them all the same
   no_usage n=5            no usage
   no_end n=5              a finish reason, then silence on an open connection
   cut_end n=5             a finish reason, then a reset
@@ -63,6 +64,8 @@ Half an answer:
   stall k=3               silence after k tokens
   alive k=3 delay=0.02 pings=20   signs of life between the kth token and the rest, of 5
   alive_drip k=3 delay=0.02       after k tokens one event without end, byte after byte
+  early_cut k=3           the finish reason after k tokens, one more token, and no end
+  empty                   the end mark, and nothing before it
   bad_json k=3            after k tokens what is no JSON; deep_json: JSON, but 100,000 deep
   wrong_json k=3          after k tokens JSON of a wrong shape
   error k=3 code=500      after k tokens an error object
@@ -480,6 +483,31 @@ def hidden(reply: Reply, n: float = 5, delay: float = 0.02) -> None:
         reply.line(*reply.dialect.ping())
     reply.tokens(0, n)
     reply.finish(n)
+
+
+@fault
+def early(reply: Reply, k: float = 3, n: float = 5, delay: float = 0) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.say(*reply.dialect.ending("stop", None))
+    reply.tokens(k, n, delay)
+    reply.finish(n)
+
+
+@fault
+def early_cut(reply: Reply, k: float = 3) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.say(*reply.dialect.ending("stop", None))
+    reply.tokens(k, k + 1)
+    reply.cut()
+
+
+@fault
+def empty(reply: Reply) -> None:
+    reply.head()
+    reply.say(reply.dialect.done())
+    reply.end()
 
 
 @fault

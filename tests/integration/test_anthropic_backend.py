@@ -94,6 +94,15 @@ class TestWholeAnswers:
     ) -> None:
         assert ask(backend, f"fault:{fault}").text == text
 
+    def test_text_after_the_finish_reason_belongs_to_the_answer(self, upstream: Upstream) -> None:
+        said = ask(backend_for(upstream, idle=5), "fault:early 1 8 0.3")
+
+        assert said.pieces == [f"w{number} " for number in range(8)]
+
+    @pytest.mark.parametrize("fault", ["early_cut", "empty"])
+    def test_what_may_not_be_whole_is_no_answer(self, upstream: Upstream, fault: str) -> None:
+        assert type(failure(backend_for(upstream, idle=5), f"fault:{fault}")) is UpstreamTruncated
+
     @pytest.mark.parametrize("fault", ["no_done", "no_finish"])
     def test_either_a_stop_reason_or_the_end_mark_makes_an_answer_whole(
         self, backend: AnthropicBackend, fault: str
@@ -454,16 +463,17 @@ class TestTimeouts:
         eventually(lambda: upstream.seen(prompt)["client_closed"] == 1, AT_ONCE_S)
 
     @pytest.mark.parametrize("fault", ["stall", "alive_drip"])
-    def test_a_stream_without_a_whole_line_is_idle(self, upstream: Upstream, fault: str) -> None:
+    def test_a_stream_without_a_token_is_idle(self, upstream: Upstream, fault: str) -> None:
         error = failure(backend_for(upstream, idle=0.2), f"fault:{fault}")
 
         assert type(error) is UpstreamTimeout
         assert error.details == {"stage": "idle"}
 
-    def test_pings_between_tokens_are_a_sign_of_life_and_no_text(self, upstream: Upstream) -> None:
-        said = ask(backend_for(upstream, idle=0.3), "fault:alive 3 0.05 10")
+    def test_signs_of_life_between_tokens_are_no_tokens(self, upstream: Upstream) -> None:
+        error = failure(backend_for(upstream, idle=0.3), "fault:alive 3 0.05 20")
 
-        assert said.pieces == TOKENS
+        assert type(error) is UpstreamTimeout
+        assert error.details == {"stage": "idle"}
 
     @pytest.mark.parametrize("fault", ["reasoning", "hidden"])
     def test_thinking_is_no_answer_but_a_sign_of_life(self, upstream: Upstream, fault: str) -> None:

@@ -112,6 +112,17 @@ class TestWholeAnswers:
     ) -> None:
         assert ask(backend, prompt).text == text
 
+    def test_text_after_the_finish_reason_belongs_to_the_answer(self, upstream: Upstream) -> None:
+        said = ask(backend_for(upstream.url, idle=5), "fault:early 1 8 0.3")
+
+        assert said.pieces == [f"w{number} " for number in range(8)]
+
+    @pytest.mark.parametrize("fault", ["early_cut", "empty"])
+    def test_what_may_not_be_whole_is_no_answer(self, upstream: Upstream, fault: str) -> None:
+        assert (
+            type(failure(backend_for(upstream.url, idle=5), f"fault:{fault}")) is UpstreamTruncated
+        )
+
     @pytest.mark.parametrize("prompt", ["fault:no_done", "fault:no_finish"])
     def test_either_a_finish_reason_or_the_end_mark_makes_an_answer_whole(
         self, backend: OpenAIBackend, prompt: str
@@ -223,10 +234,11 @@ class TestConnections:
 
         assert len(set(upstream.seen("fault:closing often")["connections"])) == 20
 
+    @pytest.mark.parametrize("end", ["close", "reset"])
     def test_a_kept_connection_that_ends_without_a_word_is_replaced_once(
-        self, backend: OpenAIBackend, upstream: Upstream
+        self, backend: OpenAIBackend, upstream: Upstream, end: str
     ) -> None:
-        once, ever = "fault:first 1 close once", "fault:close ever"
+        once, ever = f"fault:first 1 {end} once", f"fault:{end} ever"
         ask(backend, "fault:ok")
         assert ask(backend, once).pieces == TOKENS
         failure(backend, ever)
@@ -235,13 +247,10 @@ class TestConnections:
             kept, fresh = upstream.seen(prompt)["connections"]
             assert kept != fresh
 
-    @pytest.mark.parametrize("prompt", ["fault:close", "fault:reset kept"])
-    def test_other_connections_that_break_fail_the_call(
+    @pytest.mark.parametrize("prompt", ["fault:close", "fault:reset"])
+    def test_a_fresh_connection_that_breaks_fails_the_call(
         self, backend: OpenAIBackend, upstream: Upstream, prompt: str
     ) -> None:
-        if "kept" in prompt:
-            ask(backend, "fault:ok")
-
         assert isinstance(failure(backend, prompt), UpstreamError)
         assert len(upstream.seen(prompt)["connections"]) == 1
 
@@ -518,16 +527,17 @@ class TestTimeouts:
         eventually(lambda: upstream.seen(prompt)["client_closed"] == 1, AT_ONCE_S)
 
     @pytest.mark.parametrize("prompt", ["fault:stall", "fault:alive_drip"])
-    def test_a_stream_without_a_whole_line_is_idle(self, upstream: Upstream, prompt: str) -> None:
+    def test_a_stream_without_a_token_is_idle(self, upstream: Upstream, prompt: str) -> None:
         error = failure(backend_for(upstream.url, idle=0.2), prompt)
 
         assert type(error) is UpstreamTimeout
         assert error.details == {"stage": "idle"}
 
-    def test_comments_between_tokens_are_a_sign_of_life(self, upstream: Upstream) -> None:
-        said = ask(backend_for(upstream.url, idle=0.3), "fault:alive 3 0.05 10")
+    def test_signs_of_life_between_tokens_are_no_tokens(self, upstream: Upstream) -> None:
+        error = failure(backend_for(upstream.url, idle=0.3), "fault:alive 3 0.05 20")
 
-        assert said.pieces == TOKENS
+        assert type(error) is UpstreamTimeout
+        assert error.details == {"stage": "idle"}
 
     def test_reasoning_is_no_answer_but_a_sign_of_life(self, upstream: Upstream) -> None:
         said = ask(backend_for(upstream.url, first_token=0.3, idle=0.3), "fault:reasoning 10 0.05")
