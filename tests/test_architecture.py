@@ -46,8 +46,8 @@ FLOORS: dict[str, list[str]] = {
     "root": ["bootstrap", "check"],
     "doors": [
         "body",
-        "web.connections web.dates web.json_io web.origins web.params web.playground web.ws_guard",
-        "web.context web.errors web.sse",
+        "web.connections web.dates web.json_io web.origins web.params web.routes web.ws_guard",
+        "web.app web.context web.errors web.playground web.sse",
         "web.handshake web.health web.rest",
         "web.ws",
         "web.openapi web.openapi.samples web.docs web.docs.markup",

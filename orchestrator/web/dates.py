@@ -1,14 +1,14 @@
 """Dates in request headers that Werkzeug can't take, although a client may send them."""
 
-from flask import Flask, request
+from flask import Blueprint, request
 from werkzeug.http import parse_date
 
 HEADERS = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")
 
 
-def register(app: Flask) -> None:
+def register(bp: Blueprint) -> None:
     """Ignore a date out of all range, as HTTP wants it, instead of failing over it."""
-    app.before_request(_drop_impossible)
+    bp.before_request(_drop_impossible)
 
 
 def _drop_impossible() -> None:

@@ -2,6 +2,8 @@
 
 from flask import Blueprint, Response, render_template, request
 
+from orchestrator.web import dates
+
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -20,6 +22,7 @@ bp = Blueprint(
     static_url_path="/static",
 )
 """The page, and the files it is made of: kept by browsers, and asked about each time."""
+dates.register(bp)
 
 
 @bp.get("/")

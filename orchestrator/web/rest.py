@@ -2,10 +2,10 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import orjson
-from flask import Blueprint, Response, request
+from flask import Blueprint, Request, Response
 
 from orchestrator import wire
 from orchestrator.errors import NotFound, ResultExpired
@@ -35,23 +35,24 @@ POLL_AGAIN_S = "1"
 @bp.post("/infer")
 def infer() -> Response:
     """Accept a prompt; answer at once, after a wait, or with the stream itself."""
-    form = params.accepted(JSON, params.SSE)
-    wait = params.wait()
-    key = params.idempotency_key()
+    request = params.asked()
+    form = params.accepted(request, JSON, params.SSE)
+    wait = params.wait(request)
+    key = params.idempotency_key(request)
     doors = context()
-    body = json_body()
-    generate = doors.reader.read(body, params.reuse())
+    body = json_body(request)
+    generate = doors.reader.read(body, params.reuse(request))
     if form == params.SSE:
         # Last, for a body takes its time, and once: what is accepted is never answered with 503.
         doors.connections.check()
     submission = doors.service.submit(generate, _idempotency(key, body) if key else None)
-    base = (request.script_root + request.path).removesuffix("/").removesuffix("/infer")
+    base = (request.root_path + request.path).removesuffix("/").removesuffix("/infer")
     if form == params.SSE:
         response = _stream(submission.request_id, START)
         response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"
     else:
         response = _accepted(submission, wait)
-    response.headers["Location"] = f"{base}/status/{submission.request_id}"
+    response.headers.add("Location", f"{base}/status/{submission.request_id}")
     if submission.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     if doors.service.caches(generate.model):
@@ -64,7 +65,7 @@ def infer() -> Response:
 @bp.get("/status/<request_id>")
 def status(request_id: str) -> Response:
     """Answer with all that is known of a request."""
-    wait = params.wait()
+    wait = params.wait(params.asked())
     job = _get(request_id, wait)
     return _applied(_marked(json_response(_status_view(job)), job), wait)
 
@@ -72,14 +73,15 @@ def status(request_id: str) -> Response:
 @bp.get("/result/<request_id>")
 def result(request_id: str) -> Response:
     """Answer with the result: 200 once it is there, 202 until then."""
-    wait = params.wait()
+    wait = params.wait(params.asked())
     return _applied(_result(_get(request_id, wait)), wait)
 
 
 @bp.get("/stream/<request_id>")
 def stream(request_id: str) -> Response:
     """Answer with the request's events as server-sent events."""
-    params.accepted(params.SSE)
+    request = params.asked()
+    params.accepted(request, params.SSE)
     after = request.headers.get("Last-Event-ID") or request.args.get("after")
     context().connections.check()
     return _stream(request_id, wire.cursor(after))
@@ -88,9 +90,10 @@ def stream(request_id: str) -> Response:
 @bp.get("/events/<request_id>")
 def events(request_id: str) -> Response:
     """Answer with the request's events as JSON, waiting for one if asked to."""
-    after = params.integer("after", START, 10**12, default=START)
-    limit = params.integer("limit", 1, 1000, default=256)
-    wait = params.wait()
+    request = params.asked()
+    after = params.integer(request, "after", START, 10**12, default=START)
+    limit = params.integer(request, "limit", 1, 1000, default=256)
+    wait = params.wait(request)
     after = context().service.resume_point(request_id, after)
     page = context().service.read(request_id, after, limit)
     for pause in _pauses(wait):
@@ -106,7 +109,7 @@ def events(request_id: str) -> Response:
 @bp.post("/cancel/<request_id>")
 def cancel(request_id: str) -> Response:
     """Cancel a request: 200 once it has ended, 202 while it is being stopped."""
-    wait = params.wait()
+    wait = params.wait(params.asked())
     job = _wait(context().service.cancel(request_id).job, wait)
     response = json_response(result_view(job), 200 if job.status.is_terminal else 202)
     return _applied(response, wait)
@@ -115,6 +118,7 @@ def cancel(request_id: str) -> Response:
 @bp.get("/requests")
 def requests() -> Response:
     """List requests, newest first."""
+    request = params.asked()
     wanted = request.args.get("status")
     if wanted is not None and wanted not in list(Status):
         raise invalid({"status": [f"Must be one of: {', '.join(Status)}."]})
@@ -122,7 +126,7 @@ def requests() -> Response:
     if session_id is not None and not is_session_id(session_id):
         raise invalid({"session_id": [SESSION_ID_RULE]})
     listing = context().service.jobs(
-        Status(wanted) if wanted else None, session_id, _limit(), params.cursor(_is_request_id)
+        Status(wanted) if wanted else None, session_id, *_page(request, _is_request_id)
     )
     return _listing([_status_view(job) for job in listing.items], listing.next_cursor)
 
@@ -147,7 +151,7 @@ def models() -> Response:
 @bp.get("/sessions")
 def sessions() -> Response:
     """List sessions, last used first."""
-    listing = context().service.sessions(_limit(), params.cursor(_is_count))
+    listing = context().service.sessions(*_page(params.asked(), _is_count))
     return _listing([session_view(session) for session in listing.items], listing.next_cursor)
 
 
@@ -198,7 +202,7 @@ def _wait(job: Job, wait: params.Wait) -> Job:
 
 
 def _pauses(wait: params.Wait) -> Iterator[float]:
-    return context().connections.pauses(wait.seconds, request.environ)
+    return context().connections.pauses(wait.seconds, params.asked().environ)
 
 
 def _status_view(job: Job) -> Json:
@@ -246,8 +250,9 @@ def _is_request_id(text: str) -> bool:
     return created_at(text) is not None
 
 
-def _limit() -> int:
-    return params.integer("limit", 1, 100, default=50)
+def _page(request: Request, is_cursor: Callable[[str], bool]) -> tuple[int, str | None]:
+    limit = params.integer(request, "limit", 1, 100, default=50)
+    return limit, params.cursor(request, is_cursor)
 
 
 def _listing(data: list[Json], next_cursor: str | None) -> Response:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from flask import Blueprint, Response, current_app, request
 from markupsafe import escape
 
+from orchestrator.web import dates
 from orchestrator.web.docs.view import View
 from orchestrator.web.json_io import PIECE
 from orchestrator.web.openapi.document import document, models
@@ -23,6 +24,7 @@ HERE = "localhost:8080"
 """Where the examples say the server is, until they are told where the reader found it."""
 
 bp = Blueprint("docs", __name__)
+dates.register(bp)
 
 
 @bp.get("/docs")

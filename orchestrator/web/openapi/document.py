@@ -15,6 +15,7 @@ from orchestrator import __version__, answers
 from orchestrator.frames import CLIENT_FRAMES, SERVER_FRAMES
 from orchestrator.schemas import SubmitSchema
 from orchestrator.strict_json import Json
+from orchestrator.web import dates
 from orchestrator.web.context import context
 from orchestrator.web.json_io import json_response
 from orchestrator.web.openapi import requests, samples, service, watch
@@ -23,6 +24,7 @@ from orchestrator.web.openapi.parameters import HEADERS, PARAMETERS
 from orchestrator.web.openapi.parts import about
 
 bp = Blueprint("openapi", __name__)
+dates.register(bp)
 
 OPENAPI = "3.1.0"
 

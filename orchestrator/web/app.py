@@ -1,0 +1,84 @@
+"""The kind of Flask app this is: Flask's own, less what it does for each request for nothing."""
+
+from functools import cached_property
+from typing import Any
+
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
+
+from orchestrator.web.json_io import ApiResponse
+from orchestrator.web.routes import Adapter, Routes
+
+_NO_SESSION = NullSession()
+
+
+class _NoSessions(SessionInterface):
+    """No cookie sessions: one that is empty for whoever asks."""
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return _NO_SESSION
+
+    def is_null_session(self, obj: object) -> bool:
+        return True
+
+
+class App(Flask):
+    """An app that never redirects and has neither cookies nor coroutines.
+
+    Hooks work as ever, but nothing is looked for where neither the app nor the endpoint's
+    blueprint has any; there ``after_this_request`` and signals are not heard of.
+    """
+
+    response_class = ApiResponse
+    session_interface = _NoSessions()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, static_folder=None)
+        self.url_map.strict_slashes = False
+        # Doubled slashes would be answered with a redirect, which Flask lets no error handler see.
+        self.url_map.merge_slashes = False
+        self._hooked: dict[str | None, bool] = {}
+
+    @cached_property
+    def routes(self) -> Routes:
+        """The rules, as they are with the first request."""
+        return Routes(self.url_map)
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Return what finds the view of a request."""
+        if request is None or "HTTP_UPGRADE" in request.environ:
+            return super().create_url_adapter(request)
+        return Adapter(self.routes, request)
+
+    def ensure_sync(self, func: Any) -> Any:
+        """Return the function as it is: none is a coroutine."""
+        return func
+
+    def full_dispatch_request(self) -> Response:
+        """Answer the request, with the hooks that there are."""
+        blueprint = request_ctx.request.blueprint
+        if blueprint not in self._hooked:
+            self._hooked[blueprint] = self._has_hooks(blueprint)
+        if self._hooked[blueprint]:
+            return super().full_dispatch_request()
+        try:
+            answer = self.dispatch_request()
+        except Exception as error:
+            answer = self.handle_user_exception(error)
+        return answer if isinstance(answer, Response) else self.make_response(answer)
+
+    def do_teardown_request(self, *exc: Any) -> None:
+        """Call what there is to be called in the end."""
+        if self.teardown_request_funcs:
+            super().do_teardown_request(*exc)
+
+    def do_teardown_appcontext(self, *exc: Any) -> None:
+        """Call what there is to be called after that."""
+        if self.teardown_appcontext_funcs:
+            super().do_teardown_appcontext(*exc)
+
+    def _has_hooks(self, blueprint: str | None) -> bool:
+        kinds = (self.url_value_preprocessors, self.before_request_funcs, self.after_request_funcs)
+        return any(kind.get(scope) for kind in kinds for scope in (None, blueprint))

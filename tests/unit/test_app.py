@@ -1,0 +1,91 @@
+"""The app finds what werkzeug finds, and calls the hooks that Flask calls."""
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Blueprint, Flask
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
+
+from orchestrator import config
+from orchestrator.web import create_app
+from orchestrator.web.app import App
+from orchestrator.web.routes import Routes
+
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "DELETE", "PUT")
+VALUES = ("x", "0", "ü", "a b", "<x>", "", "a/b", "x/")
+
+
+@pytest.fixture(scope="module")
+def app() -> Flask:
+    return create_app(config.load({}))
+
+
+def addresses(app: Flask) -> Iterator[str]:
+    """Addresses for every rule of an app, good and bad ones."""
+    for rule in app.url_map.iter_rules():
+        begin, variable, _ = rule.rule.partition("<")
+        for value in VALUES if variable else ("", "/", "x"):
+            yield begin + value
+
+
+def test_whatever_the_table_finds_werkzeug_finds_too(app: Flask) -> None:
+    routes, werkzeugs = Routes(app.url_map), app.url_map.bind("localhost")
+    for path in addresses(app):
+        for method in METHODS:
+            found = routes.find(method, path)
+            try:
+                expected = werkzeugs.match(path, method, return_rule=True)
+            except HTTPException:
+                assert found is None, (method, path)
+            else:
+                assert found in (None, expected), (method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/api/v1/infer"), ("GET", "/api/v1/status/x"), ("GET", "/api/v1/result/x")],
+)
+def test_what_is_asked_for_most_is_in_the_table(app: Flask, method: str, path: str) -> None:
+    found = Routes(app.url_map).find(method, path)
+    assert found is not None
+    assert isinstance(found[0], Rule)
+
+
+def an_app(bp: Blueprint) -> tuple[App, list[str]]:
+    """An app of one blueprint with a view at /, and a list for its hooks to write to."""
+    app = App("tests")
+    bp.get("/")(lambda: "hello")
+    return app, []
+
+
+@pytest.mark.parametrize("whole_app", [True, False])
+def test_hooks_are_called_in_order_wherever_they_are(whole_app: bool) -> None:
+    bp = Blueprint("bp", __name__)
+    app, called = an_app(bp)
+    place = app if whole_app else bp
+    place.before_request(lambda: called.append("before"))
+    place.after_request(lambda response: called.append("after") or response)
+    place.teardown_request(lambda error: called.append("teardown"))
+    app.teardown_appcontext(lambda error: called.append("end"))
+    app.register_blueprint(bp)
+    answer = app.test_client().get("/")
+    assert (answer.status_code, answer.text) == (200, "hello")
+    assert called == ["before", "after", "teardown", "end"]
+
+
+def test_another_blueprints_hooks_are_not_called() -> None:
+    bp, other = Blueprint("bp", __name__), Blueprint("other", __name__)
+    app, called = an_app(bp)
+    other.before_request(lambda: called.append("before"))
+    app.register_blueprint(bp)
+    app.register_blueprint(other)
+    assert app.test_client().get("/").text == "hello"
+    assert called == []
+
+
+def test_a_hook_of_the_whole_app_sees_addresses_that_are_none() -> None:
+    app, called = an_app(Blueprint("bp", __name__))
+    app.before_request(lambda: called.append("before"))
+    assert app.test_client().get("/nowhere").status_code == 404
+    assert called == ["before"]
