@@ -1,9 +1,8 @@
 """A request and its state machine: what was asked, what became of it, and the legal moves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.events import (
     Cancelled,
@@ -61,14 +60,18 @@ class Reuse(StrEnum):
     NEVER = "no-store"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateRequest:
-    """What a client asked for, validated. Times are in seconds."""
+class GenerateRequest(NamedTuple):
+    """What a client asked for, validated. Times are in seconds.
+
+    A tuple, like Job: a frozen dataclass of as many fields takes ten times as long to make.
+    """
 
     prompt: str
     session_id: str
     model: str
     metadata: Mapping[str, Any]
+    timeout_s: float
+    queue_timeout_s: float
     priority: Priority = Priority.NORMAL
     stream: bool = False
     system: str | None = None
@@ -77,8 +80,6 @@ class GenerateRequest:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    timeout_s: float
-    queue_timeout_s: float
     on_busy: OnBusy = OnBusy.ENQUEUE
     reuse: Reuse = Reuse.ALLOWED
 
@@ -87,8 +88,7 @@ class IllegalMove(Exception):
     """An event came that the request's status does not allow: a bug, not a client's error."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(NamedTuple):
     """One request at one moment. Times are seconds since the epoch; ids are UUIDv7."""
 
     id: str
@@ -119,18 +119,18 @@ class Job:
         """Return the job after ``event``. Raises IllegalMove."""
         match self.status, event:
             case Status.PENDING, Started(backend):
-                return evolve(
-                    self, status=Status.PROCESSING, backend=backend, started_at=at, attempts=1
+                return self._replace(
+                    status=Status.PROCESSING, backend=backend, started_at=at, attempts=1
                 )
             case Status.PROCESSING, Token():
-                return self if self.first_token_at else evolve(self, first_token_at=at)
+                return self if self.first_token_at else self._replace(first_token_at=at)
             case Status.PROCESSING, Restarted(attempt, backend):
                 return self.attempt(attempt, backend or self.backend)
         raise IllegalMove(f"{type(event).__name__} after {self.status}")
 
     def attempt(self, number: int, backend: str | None) -> "Job":
         """Return the job while attempt ``number`` asks ``backend``."""
-        return evolve(self, attempts=number, backend=backend)
+        return self._replace(attempts=number, backend=backend)
 
     def end(self, event: Terminal, text: str, at: float, retention_s: float) -> "Job":
         """Return the ended job; ``text`` is what was generated. Raises IllegalMove."""
@@ -138,15 +138,14 @@ class Job:
             self.status is Status.PENDING and isinstance(event, Completed)
         ):
             raise IllegalMove(f"{type(event).__name__} after {self.status}")
-        always = {
+        always: dict[str, Any] = {
             "failed_usage": event.failed_usage,
             "completed_at": at,
             "expires_at": at + retention_s,
         }
         match event:
             case Completed(finish_reason, usage):
-                return evolve(
-                    self,
+                return self._replace(
                     status=Status.COMPLETED,
                     result=text,
                     finish_reason=finish_reason,
@@ -154,8 +153,7 @@ class Job:
                     **always,
                 )
             case Failed(code, message, stage):
-                return evolve(
-                    self,
+                return self._replace(
                     status=Status.FAILED,
                     finish_reason=FinishReason.ERROR,
                     error=message,
@@ -164,23 +162,9 @@ class Job:
                     **always,
                 )
             case Cancelled():
-                return evolve(
-                    self,
+                return self._replace(
                     status=Status.CANCELLED,
                     result=text or None,
                     finish_reason=FinishReason.CANCELLED,
                     **always,
                 )
-
-
-_FIELDS = tuple(field.name for field in fields(Job))
-
-
-def evolve(job: Job, **changes: Any) -> Job:
-    """Return a changed copy: dataclasses.replace at half its cost, three times a request."""
-    copy = object.__new__(Job)
-    for name in _FIELDS:
-        object.__setattr__(copy, name, getattr(job, name))
-    for name, value in changes.items():
-        object.__setattr__(copy, name, value)
-    return copy

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 
 from orchestrator.backends.base import Message
 from orchestrator.job import GenerateRequest
@@ -18,7 +17,7 @@ NEUTRAL = frozenset(
 )
 """Fields of a request that change no answer. Any other one, a new one too, is in the key."""
 
-_SHAPING = tuple(item.name for item in fields(GenerateRequest) if item.name not in NEUTRAL)
+_SHAPING = tuple(name for name in GenerateRequest._fields if name not in NEUTRAL)
 
 
 def key_of(route: str, request: GenerateRequest, messages: Sequence[Message]) -> bytes:

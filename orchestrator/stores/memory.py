@@ -18,7 +18,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Cancelled, Event, Failed, Started, Terminal
 from orchestrator.ids import created_at
-from orchestrator.job import GenerateRequest, Job, OnBusy, Status, evolve
+from orchestrator.job import GenerateRequest, Job, OnBusy, Status
 from orchestrator.session import History, Session
 from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Submission
 from orchestrator.stores.keys import Keys, key_bytes
@@ -172,8 +172,8 @@ class MemoryStore:
     # Views
 
     def get(self, job_id: str) -> Job:
-        with self._lock:
-            return self._entry(job_id).job
+        # One look, which needs no lock: an entry's job is always whole.
+        return self._entry(job_id).job
 
     def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
         with self._lock:
@@ -286,7 +286,7 @@ class MemoryStore:
     def _cancel(self, entry: _Entry) -> Change:
         if entry.job.status.is_terminal or entry.job.cancel_requested_at is not None:
             return Change(entry.job, False)
-        entry.job = evolve(entry.job, cancel_requested_at=self._clock())
+        entry.job = entry.job._replace(cancel_requested_at=self._clock())
         if entry.job.status is Status.PENDING:
             return self._finish(entry, Cancelled())
         return Change(entry.job, True)

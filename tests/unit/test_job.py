@@ -1,7 +1,6 @@
 """The state machine of a request: every legal move, and no other."""
 
 import itertools
-from dataclasses import FrozenInstanceError
 
 import pytest
 
@@ -139,5 +138,5 @@ def test_a_job_is_a_value() -> None:
     job = a_job()
     job.apply(STARTED, at=10.0)
     assert job.status is Status.PENDING
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         job.status = Status.COMPLETED  # type: ignore[misc]
