@@ -9,10 +9,10 @@ FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a
 
 def new_id() -> str:
     """Return a new UUIDv7 in its canonical form."""
-    random = int.from_bytes(os.urandom(10)) & ((1 << 74) - 1)
-    value = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | (random >> 62) << 64
-    digits = f"{value | 0b10 << 62 | random & ((1 << 62) - 1):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    at = f"{time.time_ns() // 1_000_000:012x}"
+    random = os.urandom(10)
+    digits, variant = random.hex(), "89ab"[random[9] & 3]
+    return f"{at[:8]}-{at[8:]}-7{digits[:3]}-{variant}{digits[3:6]}-{digits[6:18]}"
 
 
 def created_at(request_id: str) -> float | None:

@@ -1,7 +1,7 @@
 """The engine: one claimed request, from its first token to the end it deserves."""
 
 import logging
-import threading
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -47,7 +47,7 @@ class Runner:
         self._store = store
         self._route_of = route_of
         self._clock = clock
-        self._lock = threading.Lock()
+        # Each use of it is one step that no thread can come between.
         self._running: dict[str, tuple[StopSignal, float]] = {}
 
     def run(self, job_id: str, route: Route | None = None) -> Sequence[Job]:
@@ -56,18 +56,15 @@ class Runner:
         ``route`` answers in place of the model's own.
         """
         stop = StopSignal()
-        with self._lock:
-            if job_id in self._running:
-                return ()
-            self._running[job_id] = (stop, float("inf"))
+        if self._running.setdefault(job_id, (stop, math.inf))[0] is not stop:
+            return ()
         try:
             route = route or self._route_of(self._store.get(job_id).request.model)
             claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()
             job, history = claimed
-            with self._lock:
-                self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
+            self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
             spent: list[Usage] = []
             end = self._generate(job, history, route, stop, spent)
             if spent:
@@ -76,35 +73,30 @@ class Runner:
         except (NotFound, ResultExpired):
             return ()
         finally:
-            with self._lock:
-                del self._running[job_id]
+            del self._running[job_id]
 
     def stop(self, job_id: str, reason: OrchestratorError | None = None) -> None:
         """Stop a request if it runs here: as cancelled, or failed with ``reason``."""
-        with self._lock:
-            running = self._running.get(job_id)
+        running = self._running.get(job_id)
         if running:
             running[0].request(reason)
 
     def stop_late(self) -> None:
         """Stop what runs past its deadline. To be called a few times a second."""
         now = self._clock()
-        with self._lock:
-            late = [stop for stop, deadline in self._running.values() if deadline <= now]
-        for stop in late:
-            stop.request(
-                DeadlineExceeded(
-                    "The request ran into its time limit. Allow more with timeout_s, or ask for "
-                    "less with max_tokens.",
-                    stage="run",
+        for stop, deadline in list(self._running.values()):
+            if deadline <= now:
+                stop.request(
+                    DeadlineExceeded(
+                        "The request ran into its time limit. Allow more with timeout_s, or ask "
+                        "for less with max_tokens.",
+                        stage="run",
+                    )
                 )
-            )
 
     def stop_all(self) -> None:
         """Stop everything that runs here, because the process is about to end."""
-        with self._lock:
-            running = [stop for stop, _ in self._running.values()]
-        for stop in running:
+        for stop, _ in list(self._running.values()):
             stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
     def _generate(

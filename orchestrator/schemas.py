@@ -222,13 +222,14 @@ class SubmitReader:
     def read(self, body: Json, reuse: Reuse = Reuse.ALLOWED) -> GenerateRequest:
         """Return the request that ``body`` asks for. Raises InvalidRequest with the fields."""
         given = _load(body)
-        model = given.get("model", self._models[0])
+        model = given.setdefault("model", self._models[0])
         if model not in self._models:
             raise invalid({"model": [f"Must be one of: {', '.join(self._models)}."]})
-        metadata = given.get("metadata", {})
-        priority = given.pop("priority", None) or metadata.get("priority") or Priority.NORMAL
-        given |= {"model": model, "metadata": metadata, "priority": Priority(priority)}
-        given["on_busy"] = OnBusy(given.get("on_busy", OnBusy.ENQUEUE))
+        metadata = given.setdefault("metadata", {})
+        if priority := given.get("priority") or metadata.get("priority"):
+            given["priority"] = Priority(priority)
+        if "on_busy" in given:
+            given["on_busy"] = OnBusy(given["on_busy"])
         if "session_id" not in given:
             given["session_id"] = str(uuid4())
         given.setdefault("timeout_s", self._timeouts.get(model, self._timeout_s))

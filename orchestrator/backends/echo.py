@@ -9,6 +9,8 @@ from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
 
+_WORDS = re.compile(r"\S+\s*")
+
 
 class EchoBackend:
     """Answers with words of the prompt, and with how many messages the session had before.
@@ -24,17 +26,16 @@ class EchoBackend:
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
     ) -> Generator[str | Finish, None, None]:
-        earlier = sum(message.role != "system" for message in messages) - 1
+        earlier = sum([message.role != "system" for message in messages]) - 1
         opening = f"Echo after {earlier} messages:" if earlier else "Echo:"
-        words = re.findall(r"\S+\s*", f"{opening} {request.prompt}")
+        words = _WORDS.findall(f"{opening} {request.prompt}")
         limit = request.max_tokens or len(words)
         for word in words[:limit]:
             if self._delay_s:
                 self._wait(stop)
             yield word
-        usage = Usage(
-            sum(len(message.content.split()) for message in messages), min(limit, len(words))
-        )
+        asked = sum([len(message.content.split()) for message in messages])
+        usage = Usage(asked, min(limit, len(words)))
         yield Finish(FinishReason.LENGTH if limit < len(words) else FinishReason.STOP, usage)
 
     def _wait(self, stop: StopSignal) -> None:

@@ -89,11 +89,15 @@ class Breaker:
 
     def open_s(self) -> float:
         """Return for how many seconds it stays open; 0 where it doesn't keep every call away."""
+        if self._open_until is None:
+            return 0.0
         with self._lock:
             return max(0.0, (self._open_until or 0.0) - self._clock())
 
     def wait_s(self) -> float:
         """Return the seconds until a call might be let through; 0 for now."""
+        if self._open_until is None:
+            return 0.0
         with self._lock:
             return self._wait_s()
 
@@ -110,6 +114,8 @@ class Breaker:
 
     def probed(self, permit: Permit) -> None:
         """Close where ``permit`` is the probe's."""
+        if permit is not self._probe:
+            return
         with self._lock:
             if permit is self._probe:
                 self._close()
