@@ -1,6 +1,6 @@
 """Submit and poll on one worker, beside a bare WSGI app on the same worker class.
 
-    python benchmarks/submit_and_poll.py [--pairs 10000] [--rounds 3] [--profile]
+    python benchmarks/submit_and_poll.py [--pairs 2000] [--rounds 15] [--profile]
 
 Both servers run at once and are loaded by turns, so that a noisy machine is noisy for both. The
 figure is the CPU time of the worker process for one submit and one poll of its result; the
@@ -145,8 +145,8 @@ def show_profile(pairs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--profile", action="store_true", help="show the profile's top lines")
     options = parser.parse_args()
     with serving("bare:app") as bare, serving("app:app") as ours:
