@@ -33,7 +33,7 @@ from tests.e2e.load_client import (
 from tests.served import BUSY, ROOT, Served, environment, free_port, serve
 
 ROUNDS = 20
-AT_ONCE = 7
+AT_ONCE = 5
 GRACE_S = 7
 DELAY_S = 0.1
 CLIENTS = 8
