@@ -21,9 +21,9 @@ from tests.e2e.views import VIEWS, End
 from tests.fakes.upstream import Upstream, closed_port, start_upstream
 from tests.served import BUSY, Served, serve
 
-AT_ONCE = 24
+AT_ONCE = 16
 """Cases that run at once."""
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 TOLERANCE_S = BUSY * 1.0
 HASTY_S = 1.0
 """The timeouts of those that are to run out."""
@@ -71,7 +71,8 @@ class Outcome:
     after: End
 
 
-CASES = [Case(fault, view, spare) for fault in FAULTS for spare in (False, True) for view in VIEWS]
+# One fault's cases are far apart: several answers without end at once would take all there is.
+CASES = [Case(fault, view, spare) for spare in (False, True) for view in VIEWS for fault in FAULTS]
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,9 @@ def check_calls(case: Case, stage: Stage, outcome: Outcome, taken_over: bool) ->
     assert first["calls"] == fault.calls[case.spare]
     assert first["client_closed"] == (first["calls"] if fault.holds else 0)
     longest = fault.waits_s + BACKOFF_S + HASTY_S + TOLERANCE_S
+    if fault.name == "endless":
+        # It is given up at a size, which takes a busy machine a while to read.
+        longest = DEADLINE_S
     for earlier, later in pairwise(first["times"] + second["times"]):
         assert later - earlier < longest
     for earlier, later in pairwise(first["times"]):

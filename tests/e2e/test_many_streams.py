@@ -2,16 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tests.e2e import load_client
 from tests.e2e.load_client import Answer, ask, connected, sse_events, submit, websocket
 from tests.served import Served
 
+T = TypeVar("T")
+
 READERS = 500
 WORDS = 8
-DELAY_S = 1.0
+DELAY_S = 1.5
+OPENING = 50
+"""Readers that open at once: one that connects and is long in asking is left by the server."""
 
 
 @dataclass
@@ -36,6 +41,7 @@ def test_five_hundred_websockets_and_five_hundred_streams_lose_nothing(
         ORCHESTRATOR_CONCURRENCY=str(2 * READERS), ORCHESTRATOR_ECHO_DELAY_S=str(DELAY_S)
     )
     seen = Seen()
+    opening = asyncio.Semaphore(OPENING)
 
     async def read_all() -> list[float]:
         async with load_client.watching_health(server.port) as health:
@@ -43,8 +49,8 @@ def test_five_hundred_websockets_and_five_hundred_streams_lose_nothing(
                 job
                 for number in range(READERS)
                 for job in (
-                    read_sse(server.port, seen, f"sse{number}", inline=number % 2 == 0),
-                    read_websocket(server.port, seen, f"ws{number}"),
+                    read_sse(server.port, seen, opening, f"sse{number}", inline=number % 2 == 0),
+                    read_websocket(server.port, seen, opening, f"ws{number}"),
                 )
             )
         return health.times
@@ -71,10 +77,21 @@ async def stream(port: int, prompt: str, inline: bool) -> AsyncIterator[Answer]:
             yield await ask(connection, "GET", f"/api/v1/stream/{request_id}")
 
 
-async def read_sse(port: int, seen: Seen, name: str, inline: bool) -> None:
+async def opened(
+    opening: asyncio.Semaphore, stack: AsyncExitStack, one: AbstractAsyncContextManager[T]
+) -> T:
+    """Enter ``one`` when it's its turn; the stack leaves it."""
+    async with opening:
+        return await stack.enter_async_context(one)
+
+
+async def read_sse(
+    port: int, seen: Seen, opening: asyncio.Semaphore, name: str, inline: bool
+) -> None:
     prompt = prompt_of(name)
     text = ""
-    async with stream(port, prompt, inline) as answer:
+    async with AsyncExitStack() as stack:
+        answer = await opened(opening, stack, stream(port, prompt, inline))
         assert answer.status == 200
         seq = -1
         async for event in sse_events(answer):
@@ -90,9 +107,10 @@ async def read_sse(port: int, seen: Seen, name: str, inline: bool) -> None:
     assert text == f"Echo: {prompt}"
 
 
-async def read_websocket(port: int, seen: Seen, name: str) -> None:
+async def read_websocket(port: int, seen: Seen, opening: asyncio.Semaphore, name: str) -> None:
     prompt = prompt_of(name)
-    async with websocket(port) as socket:
+    async with AsyncExitStack() as stack:
+        socket = await opened(opening, stack, websocket(port))
         socket.send({"prompt": prompt, "stream": True})
         ack = await socket.receive()
         assert ack["type"] == "ack"

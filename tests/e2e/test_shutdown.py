@@ -33,7 +33,7 @@ from tests.e2e.load_client import (
 from tests.served import BUSY, ROOT, Served, environment, free_port, serve
 
 ROUNDS = 20
-AT_ONCE = 7
+AT_ONCE = 5
 GRACE_S = 7
 DELAY_S = 0.1
 CLIENTS = 8
@@ -94,7 +94,7 @@ class Load:
     async def _submit(self) -> str | None:
         answer = await request(self._port, "POST", "/api/v1/infer", json={"prompt": self._prompt()})
         if not self._is_accepted(answer):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             return None
         request_id = str(answer.json["request_id"])
         self.promises.accepted.add(request_id)
@@ -150,7 +150,7 @@ class Load:
                     self.promises.accepted.add(frame["request_id"])
                 elif frame["type"] != "token":
                     self._take(frame)
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.3)
                     self._submit_frame(socket)
         except SocketClosed as closed:
             assert closed.code == 1001
