@@ -268,7 +268,7 @@ def _sentence(reason: str, code: int) -> str:
     """Say why the child could not begin, and what helps."""
     if code == -SIGKILL or "alloc" in reason or "memory" in reason:
         return (
-            f"{_NOT_LOADED}: there is too little memory for it; lower ORCHESTRATOR_ENGINE_CONTEXT or "
-            "ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model."
+            f"{_NOT_LOADED}: there is too little memory for it; lower "
+            "ORCHESTRATOR_ENGINE_CONTEXT or ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model."
         )
     return f"{_NOT_LOADED}: {reason or f'its process ended with exit code {code}'}."
