@@ -1,5 +1,6 @@
 """The composition root: settings in, a service out. Only here are concrete classes named."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service
 from orchestrator.stores.cache import MemoryCache
 from orchestrator.stores.memory import MemoryStore
+from orchestrator.urls import joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _openai_models(table: BackendTable) -> Sequence[str]:
 
 
 def _anthropic_models(table: BackendTable) -> Sequence[str]:
-    return list_models(f"{table.base_url}/v1", headers_of(table.api_key or ""))
+    return list_models(joined(table.base_url or "", "/v1"), headers_of(table.api_key or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def routes_file(settings: Settings) -> RoutesFile:
         kind=settings.kind,
         base_url=base_url,
         api_key=api_key,
-        callable=settings.backend,
+        callable=settings.backend if settings.kind == "python" else None,
         delay_s=settings.echo_delay_s,
         context=settings.engine_context,
         max_concurrency=settings.engine_slots if settings.kind == "engine" else None,
@@ -201,8 +203,7 @@ class Routes:
         failover = self._failover(model)
         route: Route = failover
         recall = None
-        # Who is asked is in the key: a changed file must not find the answers of an earlier one.
-        identity = " ".join([model.name, *map(str, model.targets)])
+        identity = self._identity(model)
         if model.cache_ttl_s:
             route = cached = Cached(route, identity, self._cache, model.cache_ttl_s)
             recall = cached.recall
@@ -211,6 +212,14 @@ class Routes:
             route = Coalesced(route, identity)
         self.of[model.name] = route
         self.models.append(Model(model.name, failover.name, failover.check, recall))
+
+    def _identity(self, model: ModelTable) -> str:
+        """Return who is asked: a changed file must not find the answers of an earlier one."""
+        asked = []
+        for target in model.targets:
+            table = self._file.backends[target.backend]
+            asked.append([str(target), table.kind, table.base_url, table.callable, table.context])
+        return json.dumps([model.name, asked])
 
     def _failover(self, model: ModelTable) -> Failover:
         policy = Policy(model.retries, model.retry_after_max_s)

@@ -6,6 +6,7 @@ from orchestrator.bootstrap import MAKERS, Routes, routes_file
 from orchestrator.config import Settings
 from orchestrator.errors import UpstreamError
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
+from orchestrator.urls import shown
 
 SHOWN_MODELS = 10
 
@@ -26,7 +27,7 @@ class Check:
     def _backends(self) -> Iterator[str]:
         yield "Backends:"
         for table in self._file.backends.values():
-            place = f" at {table.base_url}" if table.base_url else ""
+            place = f" at {shown(table.base_url)}" if table.base_url else ""
             limit = table.max_concurrency
             most = f", at most {limit} requests at once" if limit else ""
             yield f"  {table.name}: {table.kind}{place}{most}: {self._state(table)}"

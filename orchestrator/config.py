@@ -24,6 +24,7 @@ from orchestrator.routes_file import (
     fits_header,
     read,
 )
+from orchestrator.urls import base_url, is_private, shown
 
 PREFIX = "ORCHESTRATOR_"
 
@@ -66,25 +67,32 @@ def _key(text: str) -> str:
 
 def _backend(text: str) -> str:
     """echo, openai, anthropic, engine, or package.module:callable"""
-    if text not in ("echo", "openai", "anthropic", "engine") and not all(text.partition(":")):
+    named = [name for name, kind in KINDS.items() if "callable" not in kind.required]
+    if text not in named and not all(text.partition(":")):
         raise ValueError
     return text
 
 
 def _url(text: str) -> str:
-    """an address with http:// or https://"""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    """an address with http:// or https://, without credentials"""
+    return base_url(text)
+
+
+def _hub_url(text: str) -> str:
+    """an address with https://, or with http:// on this machine"""
+    url = base_url(text)
+    if not is_private(url):
         raise ValueError
-    return text.rstrip("/")
+    return url
+
+
+_CACHE_HOME = Path("~/.cache")
 
 
 def _folder(text: str) -> Path:
-    """the absolute path of a folder"""
+    """the absolute path of a folder; another is ignored, as its standard says"""
     path = Path(text)
-    if not path.is_absolute() and path.parts[:1] != ("~",):
-        raise ValueError
-    return path
+    return path if path.is_absolute() or path.parts[:1] == ("~",) else _CACHE_HOME
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -183,12 +191,12 @@ class Settings:
     hub_url: str = setting(
         "HF_ENDPOINT",
         "https://huggingface.co",
-        _url,
+        _hub_url,
         "Where `engine` downloads models from: Hugging Face, or a mirror of it.",
     )
     cache_home: Path = setting(
         "XDG_CACHE_HOME",
-        Path("~/.cache"),
+        _CACHE_HOME,
         _folder,
         "The folder in which downloaded models are kept, in `orchestrator/models`.",
     )
@@ -324,14 +332,18 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
         try:
             values[item.name] = parse(text)
         except ValueError:
-            shown = text if item.repr else "its value"
-            raise ConfigError(f"{variable}: {shown!r} is not {parse.__doc__}.") from None
+            value = _harmless(text, parse) if item.repr else "its value"
+            raise ConfigError(f"{variable}: {value!r} is not {parse.__doc__}.") from None
     _check_names(environ)
     if "routes" in values:
         values["routes"] = values["routes"].with_keys(environ)
     settings = Settings(**values)
     _check(settings)
     return settings
+
+
+def _harmless(text: str, parse: Parser) -> str:
+    return shown(text) if parse in (_url, _hub_url) else text
 
 
 def _check_names(environ: Mapping[str, str]) -> None:
@@ -356,12 +368,12 @@ def _check(settings: Settings) -> None:
     if settings.backend in servers and not settings.model and not settings.routes:
         raise ConfigError(
             f"ORCHESTRATOR_MODEL is not set. The {settings.backend} backend needs the name of a "
-            f"model that {servers[settings.backend]} serves."
+            f"model that {shown(servers[settings.backend])} serves."
         )
     if settings.backend == "anthropic" and not settings.anthropic_api_key and not settings.routes:
         raise ConfigError(
             "ANTHROPIC_API_KEY is not set. The anthropic backend needs a key for "
-            f"{settings.anthropic_base_url}."
+            f"{shown(settings.anthropic_base_url)}."
         )
     if settings.backend == "engine" and not settings.model and not settings.routes:
         raise ConfigError(

@@ -4,12 +4,11 @@ import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path, PurePath
 from typing import Any
-from urllib.parse import urlsplit
 
 from orchestrator.errors import ConfigError
+from orchestrator.urls import base_url, shown
 
 DEFAULT = "default"
 """The model that serves requests which name none."""
@@ -149,14 +148,13 @@ def _is_whole(value: Any, low: int, high: int) -> bool:
 
 def _is_seconds(value: Any, low: float, high: float) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and isfinite(value) and low <= value <= high
+    return number and low <= value <= high
 
 
 def _is_url(value: Any) -> bool:
     try:
-        parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
-    except (ValueError, AttributeError, TypeError):
+        return isinstance(value, str) and bool(base_url(value))
+    except ValueError:
         return False
 
 
@@ -177,7 +175,9 @@ def _seconds(low: float, high: float) -> _Rule:
 
 _BACKEND_RULES = {
     "kind": _Rule(f"one of: {', '.join(KINDS)}", lambda value: value in list(KINDS)),
-    "base_url": _Rule('an address such as "http://127.0.0.1:8000/v1"', _is_url),
+    "base_url": _Rule(
+        'an address such as "http://127.0.0.1:8000/v1", without credentials', _is_url
+    ),
     "api_key_env": _Rule("the name of an environment variable", _is_text),
     "callable": _Rule(
         '"package.module:callable"', lambda value: _is_text(value) and all(value.partition(":"))
@@ -209,8 +209,11 @@ def read(path: str) -> RoutesFile:
         raise ConfigError(f"{path} can't be read ({error.strerror}).") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8, which TOML is written in.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # Not TOMLDecodeError alone: Python has a limit of its own for the digits of a number.
         raise ConfigError(f"{path} is not TOML: {error}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply.") from None
     try:
         return _file(path, content)
     except ConfigError as error:
@@ -256,7 +259,7 @@ def _backend(name: str, table: Mapping[str, Any]) -> BackendTable:
             raise ConfigError(f"{where}: kind {table['kind']!r} needs the key {key!r}.")
     values = {**kind.defaults, **table}
     if "base_url" in values:
-        values["base_url"] = values["base_url"].rstrip("/")
+        values["base_url"] = base_url(values["base_url"])
     return BackendTable(name=name, **values)
 
 
@@ -304,9 +307,14 @@ def _check_values(where: str, table: Mapping[str, Any], rules: Mapping[str, _Rul
         if value is None:
             raise ConfigError(f"{where}.{key}: it is missing; it must be {rule.allowed}.")
         if not rule.accepts(value):
+            if key == "base_url" and isinstance(value, str):
+                value = shown(value)
             raise ConfigError(f"{where}.{key}: {_shown(value)} is not {rule.allowed}.")
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number with too many digits"
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -49,6 +49,10 @@ class _Answer:
     sha256: str | None
 
 
+class _Other(Exception):
+    """What is here is longer than what is there: it is of something else."""
+
+
 class _Broken(Exception):
     """The connection can't be made or broke; trying again may help."""
 
@@ -64,6 +68,10 @@ def download(url: str, target: Path, sha256: str | None, cancelled: Callable[[],
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part) as file:
+            if target.is_file():
+                # Another process has just brought it.
+                part.unlink()
+                return
             _fill(url, file, sha256, cancelled)
             part.replace(target)
     except OSError as error:
@@ -84,12 +92,23 @@ def _failure(reason: str) -> UpstreamError:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    with part.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _failure("another process is at it") from None
-        yield file
+    while True:
+        with part.open("a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _failure("another process is at it") from None
+            # Opened before another process gave it its last name, it would be the whole model.
+            if _is_at(file, part):
+                yield file
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _fill(url: str, file: BinaryIO, sha256: str | None, cancelled: Callable[[], bool]) -> None:
@@ -103,6 +122,8 @@ def _fill(url: str, file: BinaryIO, sha256: str | None, cancelled: Callable[[], 
                     raise _failure(f"{_host(url)} says no checksum for it")
                 _receive(answer, file, url, cancelled)
             break
+        except _Other:
+            file.truncate(0)
         except (_Broken, HTTPError) as error:
             # A connection that brought nothing is not tried again here; the caller may.
             if file.seek(0, os.SEEK_END) <= before:
@@ -153,9 +174,8 @@ def _understood(response: BaseHTTPResponse, start: int, sha256: str | None, url:
         return _Answer(response, start, int(range_["size"]), sha256)
     if status == 416 and range_ and range_["size"] == str(start):
         return _Answer(response, start, start, sha256)
-    if status == 416:
-        # What is here is longer than what is there: begin anew.
-        return _Answer(response, 0, 0, sha256)
+    if status == 416 and start:
+        raise _Other
     if status == 200 and (length := headers.get("Content-Length", "")).isdecimal():
         return _Answer(response, 0, int(length), sha256)
     if status in (408, 425, 429) or status >= 500:

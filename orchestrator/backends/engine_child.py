@@ -31,11 +31,15 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--context", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
     _end_with_parent()
     key = sys.stdin.readline().strip()
+    if not key or os.getppid() != options.parent:
+        # The parent ended before it was noticed: there is nobody to serve.
+        return 1
     if xllamacpp is None:
-        return _say(error=missing)
+        return _say(missing=missing)
     try:
         server = xllamacpp.Server(_parameters(options, key))
     except (RuntimeError, MemoryError) as error:
@@ -90,7 +94,7 @@ def _processors() -> int:
 
 def _say(**line: str) -> int:
     print(json.dumps(line), flush=True)
-    return 1 if "error" in line else 0
+    return 0 if "address" in line else 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import secrets
 import subprocess
@@ -35,6 +36,15 @@ _END_S = 5.0
 _ERROR_LINE = re.compile(r"[\d.]+ E (?:\w+ +)?\w+: (?:error loading model: )*(.*)")
 _LINE_CHARACTERS = 2000
 _ERRORS_KEPT = 20
+_FIRST_LINE_CHARACTERS = 64 * 1024
+_READ_CHARACTERS = 4096
+
+# The folders of an absolute path, which are nobody's business but the operator's.
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\",:()]+/)*")
+
+
+_NOT_LOADED = "The local model can't be loaded"
+_STOPPED = "The local model was stopped; the server is ending."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,8 @@ class EngineProcess:
     """Starts the child, again when it dies, and gives out its slots.
 
     It answers ``slots`` requests at once, each with ``context`` tokens of prompt and answer. A
-    child that died is started anew after 1 s, and then after twice as long each time, up to 30 s.
+    child that died is started anew after 1 s, and then after twice as long each time, up to 30 s;
+    once one has answered for a minute, after 1 s again.
     """
 
     def __init__(self, model: ModelSource, slots: int, context: int) -> None:
@@ -60,6 +71,7 @@ class EngineProcess:
         self._address: Address | None = None
         self._failure: str | None = None
         self._process: subprocess.Popen[str] | None = None
+        self._ready_at: float | None = None
         self._closing = threading.Event()
         self._supervisor = threading.Thread(
             target=self._supervise, name="engine-supervisor", daemon=True
@@ -129,19 +141,21 @@ class EngineProcess:
     def _supervise(self) -> None:
         delay = _FIRST_DELAY_S
         while not self._closing.is_set():
-            began = time.monotonic()
+            self._ready_at = None
             try:
                 self._live()
             except UpstreamError as error:
                 self._become(None, error.message)
-                logger.error("%s", error.message)
+                if not self._closing.is_set():
+                    logger.error("%s", error.message)
             except Exception:
                 self._become(None, "The local model can't be started; the server's log says why.")
                 logger.exception("the engine could not be started")
-            if time.monotonic() - began > _STEADY_S:
+            if self._ready_at and time.monotonic() - self._ready_at > _STEADY_S:
                 delay = _FIRST_DELAY_S
             self._closing.wait(delay)
             delay = min(delay * 2, _LONGEST_DELAY_S)
+        self._become(None, _STOPPED)
 
     def _live(self) -> None:
         """Live one life of the child, to its end. Raises UpstreamError where it can't begin."""
@@ -150,9 +164,11 @@ class EngineProcess:
         process = self._spawn(path)
         try:
             base_url = self._greet(process, key, path)
+            self._ready_at = time.monotonic()
             self._become(Address(base_url, key), None)
-            if process.stdout:
-                process.stdout.read()
+            # What it may print is nothing to keep; the end is what is waited for.
+            while process.stdout and process.stdout.read(_READ_CHARACTERS):
+                pass
             code = process.wait(_END_S)
             if not self._closing.is_set():
                 logger.error("The engine died (exit code %d) and is started again.", code)
@@ -163,6 +179,7 @@ class EngineProcess:
     def _spawn(self, path: Path) -> subprocess.Popen[str]:
         # -P, since beside the script are modules with names that others have too.
         command = [sys.executable, "-P", str(_CHILD), str(path), *self._options]
+        command += ["--parent", str(os.getpid())]
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -187,23 +204,37 @@ class EngineProcess:
             target=_listen, args=(process.stderr, errors), name="engine-errors", daemon=True
         )
         listener.start()
-        overdue = threading.Timer(_LOAD_S, process.kill)
-        overdue.daemon = True
-        overdue.start()
+        overdue = threading.Event()
+
+        def give_up() -> None:
+            overdue.set()
+            process.kill()
+
+        timer = threading.Timer(_LOAD_S, give_up)
+        timer.daemon = True
+        timer.start()
         try:
             with suppress(BrokenPipeError):
                 process.stdin.write(f"{key}\n")
                 process.stdin.flush()
-            line = process.stdout.readline()
+            line = process.stdout.readline(_FIRST_LINE_CHARACTERS)
         finally:
-            overdue.cancel()
+            timer.cancel()
         said = json.loads(line) if line else {}
         if "address" in said:
             return f"{said['address']}/v1"
         code = process.wait(_END_S)
         listener.join(_END_S)
+        if self._closing.is_set():
+            raise UpstreamError(_STOPPED)
+        if overdue.is_set():
+            raise UpstreamError(f"{_NOT_LOADED}: it was not ready after {_LOAD_S:g} s.")
+        if "missing" in said:
+            logger.error("xllamacpp can't be imported: %s", said["missing"])
+            raise UpstreamError(_import_sentence(said["missing"]))
         reason = next(iter(errors), "") or said.get("error", "")
-        raise UpstreamError(_sentence(reason.replace(str(path), path.name), code))
+        reason = _FOLDERS.sub("", reason.replace(str(path), path.name))
+        raise UpstreamError(_sentence(reason, code))
 
 
 def _listen(stderr: IO[str], errors: list[str]) -> None:
@@ -226,14 +257,18 @@ def _bury(process: subprocess.Popen[str]) -> None:
                 pipe.close()
 
 
+def _import_sentence(reason: str) -> str:
+    """Say what is missing; the reason itself names folders, and is for the log."""
+    if "libgomp" in reason:
+        return f"{_NOT_LOADED}: libgomp1 is missing (Debian, Ubuntu: apt-get install libgomp1)."
+    return f"{_NOT_LOADED}: xllamacpp can't be imported; the server's log says why."
+
+
 def _sentence(reason: str, code: int) -> str:
     """Say why the child could not begin, and what helps."""
-    start = "The local model can't be loaded"
-    if "libgomp" in reason:
-        return f"{start}: libgomp1 is missing (Debian, Ubuntu: apt-get install libgomp1)."
     if code == -SIGKILL or "alloc" in reason or "memory" in reason:
         return (
-            f"{start}: there is too little memory for it; lower ORCHESTRATOR_ENGINE_CONTEXT or "
-            "ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model."
+            f"{_NOT_LOADED}: there is too little memory for it; lower "
+            "ORCHESTRATOR_ENGINE_CONTEXT or ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model."
         )
-    return f"{start}: {reason or f'its process ended with exit code {code}'}."
+    return f"{_NOT_LOADED}: {reason or f'its process ended with exit code {code}'}."

@@ -63,10 +63,11 @@ class KeptConnections:
 
     def keep(self, connection: Connection) -> None:
         """Keep a connection for the next call, or close it where enough are kept."""
-        now = connection.used_at = time.monotonic()
         with self._lock:
+            now = connection.used_at = time.monotonic()
             stale = [kept for kept in self._idle if now - kept.used_at > _KEEP_S]
-            del self._idle[: len(stale)]
+            # The same list: what closes them at the end knows no other.
+            self._idle[:] = [kept for kept in self._idle if now - kept.used_at <= _KEEP_S]
             if len(self._idle) < self._most:
                 self._idle.append(connection)
             else:

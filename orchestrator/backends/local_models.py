@@ -29,7 +29,9 @@ NAMES = {
 }
 """The models that have a short name, beside ``demo``."""
 
-_HUB_NAME = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[\w./-]+\.gguf)")
+# No part of a path is empty or begins with a dot: it can't lead out of the folder of models.
+_PART = r"[\w-][\w.-]*"
+_HUB_NAME = re.compile(rf"hf:(?P<repository>{_PART}/{_PART})/(?P<path>{_PART}(?:/{_PART})*\.gguf)")
 
 
 class ModelSource(Protocol):
@@ -53,7 +55,7 @@ def model_source(name: str, cache: Path, hub_url: str, where: str) -> ModelSourc
         return _Downloaded(NAMES[name], cache, hub_url)
     if name.startswith("hf:"):
         match = _HUB_NAME.fullmatch(name)
-        if match is None or ".." in name:
+        if match is None:
             raise ConfigError(f"{where}: {name!r} is not of the form hf:owner/repo/file.gguf.")
         return _Downloaded(HubFile(**match.groupdict()), cache, hub_url)
     path = Path(name).expanduser()

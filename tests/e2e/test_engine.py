@@ -126,10 +126,23 @@ def test_more_requests_than_slots_wait_in_the_queue_and_are_not_mixed(
     model = write_voices(tmp_path / "voices.gguf")
     served = serving_engine(str(model), ORCHESTRATOR_ENGINE_SLOTS="3")
     ids = {submit(served, voice, max_tokens=200): voice for voice in VOICES}
-    running = get(served, "/requests?status=processing").json()["data"]
-    assert 1 <= len(running) <= 3
     for request_id, voice in ids.items():
         assert ended(served, request_id)["result"] == answer_of(voice, 200)
+
+
+def test_as_many_run_as_there_are_slots_and_the_rest_have_places_in_the_queue(
+    serving_engine: Serving, tmp_path: Path
+) -> None:
+    model = write_slow_speaker(tmp_path / "slow.gguf")
+    served = serving_engine(str(model), ORCHESTRATOR_ENGINE_SLOTS="3")
+    first = [submit(served, voice, max_tokens=300) for voice in "ABC"]
+    for request_id in first:
+        until(lambda request_id=request_id: status(served, request_id)["first_token_at"])
+    later = [submit(served, voice, max_tokens=3) for voice in "DE"]
+    places = [status(served, request_id)["queue_position"] for request_id in later]
+    assert len(get(served, "/requests?status=processing").json()["data"]) == 3
+    assert places == [0, 1]
+    assert ended(served, later[1])["result"] == answer_of("E", 3)
 
 
 def test_targets_that_name_one_model_share_its_process_and_one_that_fails_is_passed_by(

@@ -20,6 +20,7 @@ class Hub:
     content: bytes
     url: str = ""
     checksum: str | None = None
+    checksum_without_range: bool = True
     ranges: bool = True
     status: int = 200
     claimed_size: int | None = None
@@ -65,7 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _redirect(self) -> None:
         """As the hub does: the checksum is here, the file elsewhere."""
-        checksum = self.served.checksum
+        hub = self.served
+        no_range = "Range" in self.headers and not hub.checksum_without_range
+        checksum = None if no_range else hub.checksum
         linked = {"X-Linked-ETag": f'"{checksum}"'} if checksum else {}
         self._head(302, Location="/store/model", **linked)
 

@@ -101,13 +101,14 @@ def test_a_query_in_the_base_url_is_kept(
     assert "answers." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("query", ["", "?key=hush/"])
 def test_an_anthropic_backend_is_asked_in_its_own_way(
-    tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str], query: str
 ) -> None:
     url = upstream.url.removesuffix("/v1")
     path = tmp_path / "routes.toml"
     path.write_text(
-        f'[backends.a]\nkind = "anthropic"\nbase_url = "{url}"\napi_key_env = "KEY_OF_A"\n'
+        f'[backends.a]\nkind = "anthropic"\nbase_url = "{url}{query}"\napi_key_env = "KEY_OF_A"\n'
         '[models.default]\ntargets = ["a/big"]\n'
     )
     assert cli.main(["check-config", "--file", str(path)]) == 0

@@ -1,10 +1,12 @@
 """Bringing a model to this machine, from a real server that breaks off, lies or isn't there."""
 
+import fcntl
 import hashlib
 import os
 import pty
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -114,7 +116,7 @@ def test_a_part_that_is_whole_already_is_not_asked_for_again(hub: Hub, target: P
     assert hub.asked == [f"bytes={len(CONTENT)}-"]
 
 
-@pytest.mark.parametrize("length", [HALF, len(CONTENT), len(CONTENT) + 5])
+@pytest.mark.parametrize("length", [HALF, len(CONTENT)])
 def test_a_part_of_something_else_is_thrown_away_and_then_it_works(
     hub: Hub, target: Path, length: int
 ) -> None:
@@ -126,6 +128,40 @@ def test_a_part_of_something_else_is_thrown_away_and_then_it_works(
 
     bring(hub, target)
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("checksum", [True, False], ids=["and its checksum", "alone"])
+def test_a_part_that_is_too_long_is_begun_anew(hub: Hub, target: Path, checksum: bool) -> None:
+    """A server may say that there is no such range, and no checksum with it."""
+    hub.checksum_without_range = checksum
+    target.parent.mkdir()
+    part_of(target).write_bytes(bytes(len(CONTENT) + 5))
+
+    bring(hub, target)
+
+    assert target.read_bytes() == CONTENT
+    assert hub.asked == [f"bytes={len(CONTENT) + 5}-", None]
+
+
+def test_a_model_that_another_process_finished_meanwhile_is_left_alone(
+    hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.parent.mkdir()
+    part = part_of(target)
+    part.write_bytes(CONTENT)
+    lock, finished = fcntl.flock, []
+
+    def lock_too_late(file: BinaryIO, how: int) -> None:
+        if not finished:
+            finished.append(part.replace(target))
+        lock(file, how)
+
+    monkeypatch.setattr("orchestrator.backends.download.fcntl.flock", lock_too_late)
+    bring(hub, target)
+
+    assert target.read_bytes() == CONTENT
+    assert hub.asked == []
+    assert not part.exists()
 
 
 def test_a_wrong_checksum_is_no_model(hub: Hub, target: Path) -> None:

@@ -247,8 +247,9 @@ class TestDeath:
         pid = engine.process.pid
         assert pid
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        assert arguments[-6].endswith(b"voices.gguf")
-        assert arguments[-5:] == [b"--slots", b"4", b"--context", b"2048", b""]
+        assert arguments[-8].endswith(b"voices.gguf")
+        room = [b"--slots", b"4", b"--context", b"2048"]
+        assert arguments[-7:] == [*room, b"--parent", str(os.getpid()).encode(), b""]
 
         engine.process.close()
         assert gone(pid)
@@ -323,6 +324,9 @@ class TestFailures:
             ("gpt-4o-mini", "gpt-4o-mini can't be read (no such file or directory)"),
             ("hf:owner/model.gguf", "is not of the form hf:owner/repo/file.gguf"),
             ("hf:owner/repo/../../model.gguf", "is not of the form hf:owner/repo/file.gguf"),
+            ("hf:owner/repo//tmp/model.gguf", "is not of the form hf:owner/repo/file.gguf"),
+            ("hf:../repo/model.gguf", "is not of the form hf:owner/repo/file.gguf"),
+            ("hf:owner/./model.gguf", "is not of the form hf:owner/repo/file.gguf"),
         ],
     )
     def test_a_model_that_is_none_is_refused_at_the_start(
@@ -366,7 +370,7 @@ class TestFailures:
         ("complaint", "said"),
         [
             ("libgomp.so.1: cannot open shared object file", "apt-get install libgomp1"),
-            ("libother.so: wrong ELF class", "libother.so: wrong ELF class"),
+            ("/srv/secret/libother.so: wrong ELF class", "xllamacpp can't be imported; the"),
         ],
     )
     def test_an_engine_that_cannot_be_imported_says_what_to_install(
@@ -374,12 +378,16 @@ class TestFailures:
         starting: Starting,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
         complaint: str,
         said: str,
     ) -> None:
         (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({complaint!r})")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        assert said in self.failure(starting("demo"))
+        message = self.failure(starting("demo"))
+        assert said in message
+        assert "/srv" not in message
+        assert f"xllamacpp can't be imported: {complaint}" in caplog.messages
 
     def test_too_little_memory_says_what_to_lower(self, models: Path) -> None:
         done = subprocess.run(

@@ -89,12 +89,14 @@ def test_a_wrong_number_of_seconds_is_refused_by_name(variable: str, value: str)
         ("ORCHESTRATOR_BACKEND", "package.module:"),
         ("ORCHESTRATOR_BACKEND", ":callable"),
         ("HF_ENDPOINT", "huggingface.co"),
-        ("XDG_CACHE_HOME", "cache"),
         ("OPENAI_BASE_URL", "localhost:8000/v1"),
         ("OPENAI_BASE_URL", "ftp://example.com"),
         ("OPENAI_BASE_URL", "http://"),
         ("ANTHROPIC_BASE_URL", "api.anthropic.com"),
         ("OPENAI_BASE_URL", "http://[::1"),
+        ("OPENAI_BASE_URL", "http://127.0.0.1:99999"),
+        ("OPENAI_BASE_URL", "http://127.0.0.1:port"),
+        ("HF_ENDPOINT", "http://mirror.example.com"),
         ("ORCHESTRATOR_CORS_ORIGINS", "*"),
         ("ORCHESTRATOR_CORS_ORIGINS", "app.example.com"),
         ("ORCHESTRATOR_CORS_ORIGINS", "https://app.example.com/page"),
@@ -149,6 +151,35 @@ def test_anthropic_needs_a_model_and_a_key() -> None:
 def test_a_base_url_loses_its_last_slash() -> None:
     settings = load({"OPENAI_BASE_URL": "http://127.0.0.1:8000/v1/"})
     assert settings.openai_base_url == "http://127.0.0.1:8000/v1"
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "HF_ENDPOINT"])
+@pytest.mark.parametrize("url", [f"https://user:{SECRET}@example.com/v1", f"user:{SECRET}@host"])
+def test_an_address_with_credentials_is_refused_and_they_are_not_shown(
+    variable: str, url: str
+) -> None:
+    message = refusal({variable: url})
+    assert message.startswith(variable)
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize("backend", ["openai", "anthropic"])
+def test_a_refusal_shows_nothing_of_the_query_of_an_address(backend: str) -> None:
+    variable = f"{backend.upper()}_BASE_URL"
+    for more in ({}, {"ORCHESTRATOR_MODEL": "m"} if backend == "anthropic" else {}):
+        url = f"https://example.com/v1?key={SECRET}"
+        message = refusal({"ORCHESTRATOR_BACKEND": backend, variable: url, **more})
+        assert "https://example.com/v1" in message
+        assert SECRET not in message
+
+
+def test_a_cache_home_that_is_no_whole_path_is_ignored() -> None:
+    assert load({"XDG_CACHE_HOME": "cache"}).cache_home == load({}).cache_home
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_a_hub_on_this_machine_needs_no_tls(host: str) -> None:
+    assert load({"HF_ENDPOINT": f"http://{host}:8000/"}).hub_url == f"http://{host}:8000"
 
 
 def test_origins_are_a_list_without_blanks_and_last_slashes() -> None:

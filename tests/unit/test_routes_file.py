@@ -74,6 +74,13 @@ def test_a_whole_file_is_read_and_the_default_model_comes_first(tmp_path: Path) 
     assert routes.backends["primary"].max_concurrency == 256
 
 
+def test_the_query_of_an_address_is_left_as_it_is(tmp_path: Path) -> None:
+    text = WHOLE.replace("8000/v1/", "8000/v1/?path=a/")
+    assert read_text(tmp_path, text).backends["primary"].base_url == (
+        "http://127.0.0.1:8000/v1?path=a/"
+    )
+
+
 def test_an_upstream_model_may_have_slashes(tmp_path: Path) -> None:
     routes = read_text(tmp_path, WHOLE)
     assert routes.models["small"].targets == (TargetName("primary", "org/small"),)
@@ -135,6 +142,13 @@ def test_an_engine_has_room_of_its_own(tmp_path: Path) -> None:
         (("base_url", "base_ulr"), ["backends.primary.base_ulr", "'base_url'"]),
         (("http://127.0.0.1:8000/v1/", "127.0.0.1"), ["backends.primary.base_url", "http://"]),
         (("http://127.0.0.1:8000/v1/", "http://[::1"), ["backends.primary.base_url"]),
+        (("127.0.0.1:8000", "127.0.0.1:99999"), ["backends.primary.base_url", ":99999"]),
+        (("127.0.0.1:8000", "127.0.0.1:abc"), ["backends.primary.base_url", ":abc"]),
+        (("127.0.0.1:8000/v1/", "u:p@host/"), ["base_url: 'http://...@host/'", "credentials"]),
+        (("timeout_s = 4", f"timeout_s = 1{'0' * 400}"), ["models.default.timeout_s", "0.01 to"]),
+        (("timeout_s = 4", f"timeout_s = 1{'0' * 5000}"), ["not TOML", "digits"]),
+        (("timeout_s = 4", f"timeout_s = 0x1{'0' * 5000}"), ["timeout_s", "too many digits"]),
+        (("timeout_s = 4", f"timeout_s = {'[' * 5000}"), ["nested too deeply"]),
         (('"PRIMARY_KEY"', "5"), ["backends.primary.api_key_env", "environment variable"]),
         (("256", "0"), ["backends.primary.max_concurrency", "1 to 10000"]),
         (("callable", "base_url"), ["backends.own.base_url", "no such key"]),
@@ -146,7 +160,7 @@ def test_an_engine_has_room_of_its_own(tmp_path: Path) -> None:
         (("[models.default]", "[model.default]"), ["model", "did you mean 'models'?"]),
         (("[backends.primary]", "[backends.primary"), ["not TOML", "line 2"]),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_a_fault_is_told_by_its_key_and_with_what_is_allowed(
     tmp_path: Path, change: tuple[str, str], told: list[str]

@@ -1,0 +1,135 @@
+"""How the engine's process is kept, with children that fail in ways of their own."""
+
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backends import engine_process
+from orchestrator.backends.engine_process import EngineProcess
+from orchestrator.errors import UpstreamError
+from orchestrator.stop import StopSignal
+from tests.fakes.asking import eventually
+
+LONG_S = 60.0
+MODULE = "orchestrator.backends.engine_process"
+READY = "print(json.dumps({'address': 'http://127.0.0.1:9'}), flush=True)"
+
+
+class There:
+    """A model that is there, and when it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked_at: list[float] = []
+
+    def fetch(self, cancelled: Callable[[], bool]) -> Path:
+        self.asked_at.append(time.monotonic())
+        return Path("/srv/models/model.gguf")
+
+
+Starting = Callable[..., tuple[EngineProcess, There]]
+
+
+@pytest.fixture
+def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starting]:
+    """A function that keeps a child which does as it is told; it ends with the test."""
+    processes = []
+    child = tmp_path / "child.py"
+    monkeypatch.setattr(f"{MODULE}._CHILD", child)
+
+    def start(*lines: str) -> tuple[EngineProcess, There]:
+        child.write_text("\n".join(["import json, sys, time", *lines]))
+        model = There()
+        process = EngineProcess(model, 1, 128)
+        processes.append(process)
+        process.start()
+        return process, model
+
+    yield start
+    for process in processes:
+        process.close()
+
+
+def failure(process: EngineProcess) -> str:
+    with pytest.raises(UpstreamError) as caught, process.slot(StopSignal(), LONG_S):
+        pass
+    return caught.value.message
+
+
+def test_a_slow_start_is_no_steady_life(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{MODULE}._FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(f"{MODULE}._STEADY_S", 0.2)
+    _, model = starting("time.sleep(0.3)", READY)
+    eventually(lambda: len(model.asked_at) == 5)
+    gaps = [later - earlier for earlier, later in pairwise(model.asked_at)]
+    for gap, delay in zip(gaps, (0.05, 0.1, 0.2, 0.4), strict=True):
+        assert gap >= 0.3 + delay
+
+
+def test_a_child_that_takes_too_long_is_said_to(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{MODULE}._LOAD_S", 0.2)
+    process, _ = starting("time.sleep(60)")
+    assert failure(process) == "The local model can't be loaded: it was not ready after 0.2 s."
+
+
+def test_a_close_is_no_lack_of_memory(
+    starting: Starting, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = tmp_path / "begun"
+    process, _ = starting(f"open({str(begun)!r}, 'w')", "time.sleep(60)")
+    eventually(begun.exists)
+    process.close()
+    assert failure(process) == "The local model was stopped; the server is ending."
+    assert caplog.messages == []
+
+
+def test_a_first_line_without_end_is_not_read_without_end(starting: Starting) -> None:
+    process, _ = starting("while True: sys.stdout.write('x' * 65536)")
+    assert "the server's log says why" in failure(process)
+
+
+def test_what_a_child_prints_is_not_kept(starting: Starting) -> None:
+    tracemalloc.start()
+    try:
+        _, model = starting(READY, "for _ in range(256): sys.stdout.write('x' * 65536)")
+        eventually(lambda: len(model.asked_at) == 2)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_folders_in_a_reason_reach_no_client(starting: Starting) -> None:
+    process, _ = starting(
+        "print(json.dumps({'error': 'no /srv/models/model.gguf (/opt/lib/other.so)'}), flush=True)",
+        "sys.exit(1)",
+    )
+    assert failure(process) == "The local model can't be loaded: no model.gguf (other.so)."
+
+
+@pytest.mark.parametrize(
+    ("line", "parent"), [("", os.getpid()), ("key\n", 0)], ids=["no key", "another parent"]
+)
+def test_a_child_without_its_parent_loads_nothing(tmp_path: Path, line: str, parent: int) -> None:
+    (tmp_path / "xllamacpp.py").write_text("def __getattr__(name): raise SystemExit('loaded')")
+    script = str(Path(engine_process.__file__).with_name("engine_child.py"))
+    options = ["--slots", "1", "--context", "128", "--parent", str(parent)]
+    done = subprocess.run(
+        [sys.executable, "-P", script, "model.gguf", *options],
+        input=line,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
