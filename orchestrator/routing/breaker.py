@@ -1,10 +1,12 @@
 """A circuit breaker: a target that keeps failing is left alone for a while, then tried once."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from orchestrator.errors import RunError
 
@@ -20,6 +22,15 @@ PROBE_S = 30.0
 """How long a probe may keep others away without a sign of life."""
 ASK_AGAIN_S = 0.1
 """How soon to ask again while a probe is under way."""
+
+
+@dataclass(slots=True)
+class _Second:
+    """What came of the calls that ended in one second of the clock."""
+
+    number: int
+    calls: int = 0
+    failures: int = 0
 
 
 class Permit:
@@ -73,8 +84,7 @@ class Breaker:
         self._name = name
         self._clock = clock
         self._lock = threading.Lock()
-        self._calls: deque[tuple[float, bool]] = deque()
-        self._failed_calls = 0
+        self._seconds: deque[_Second] = deque()
         self._in_a_row = 0
         self._openings = 0
         self._open_until: float | None = None
@@ -154,15 +164,18 @@ class Breaker:
         return 0.0
 
     def _count(self, failed: bool) -> None:
-        now = self._clock()
-        self._calls.append((now, failed))
-        self._failed_calls += failed
-        while self._calls[0][0] <= now - WINDOW_S:
-            self._failed_calls -= self._calls.popleft()[1]
+        now = math.floor(self._clock())
+        if not self._seconds or self._seconds[-1].number != now:
+            self._seconds.append(_Second(now))
+        self._seconds[-1].calls += 1
+        self._seconds[-1].failures += failed
+        while self._seconds[0].number <= now - WINDOW_S:
+            self._seconds.popleft()
 
     def _fails_often(self) -> bool:
-        calls = len(self._calls)
-        return calls >= LEAST and self._failed_calls >= SHARE * calls
+        calls = sum(second.calls for second in self._seconds)
+        failures = sum(second.failures for second in self._seconds)
+        return calls >= LEAST and failures >= SHARE * calls
 
     def _open(self) -> None:
         seconds = min(OPEN_MAX_S, OPEN_S * 2 ** min(self._openings, 10))
@@ -178,5 +191,5 @@ class Breaker:
 
     def _forget_calls(self) -> None:
         self._probe = None
-        self._calls.clear()
-        self._failed_calls = self._in_a_row = 0
+        self._seconds.clear()
+        self._in_a_row = 0

@@ -1,5 +1,7 @@
 """A breaker opens, waits, tries once, and never stays stuck."""
 
+import tracemalloc
+
 import pytest
 
 from orchestrator.errors import UpstreamError
@@ -78,6 +80,22 @@ def test_old_calls_do_not_count(breaker: Breaker, clock: Clock) -> None:
     fail(breaker)
     succeed(breaker)
     assert breaker.open_s() == 0
+
+
+def test_what_is_remembered_does_not_grow_with_the_calls(clock: Clock) -> None:
+    def held(calls: int) -> int:
+        breaker = Breaker("primary/big", clock)
+        tracemalloc.start()
+        try:
+            for _ in range(calls):
+                clock.advance(WINDOW_S / calls / 2)
+                enter(breaker).succeeded()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    held(100)
+    assert held(20_000) < held(200) + 50_000
 
 
 def test_each_opening_in_a_row_is_twice_as_long_up_to_a_minute(
