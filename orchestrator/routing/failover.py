@@ -23,6 +23,9 @@ from orchestrator.routing.retry import Plan, Policy, Step
 from orchestrator.routing.slots import Slots, wait_for_any
 from orchestrator.stop import StopSignal
 
+_ABOUT_A_PROMPT = frozenset({"callable", "too_large"})
+"""Failures that one prompt may bring about at a sound target: others must not suffer for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -176,6 +179,8 @@ def _report(permit: Permit, error: RunError, again: bool) -> None:
     if isinstance(error, UpstreamRejected):
         # The target did its part: what came was no good.
         permit.succeeded()
+    elif error.details.get("reason") in _ABOUT_A_PROMPT:
+        permit.leave()
     else:
         permit.failed(error, again)
 

@@ -275,6 +275,26 @@ def test_what_clients_get_wrong_leaves_a_target_in_use(route: Route) -> None:
         assert routed.ask().job.error_code == "UPSTREAM_REJECTED"
 
 
+def test_prompts_with_answers_that_are_too_large_leave_a_target_in_use(route: Route) -> None:
+    routed = route("a/big", more="retries = 0")
+    for _ in range(5):
+        assert "MiB" in (routed.ask("fault:endless").job.error or "")
+    assert routed.ask("all is well").text == "all is well"
+
+
+def test_prompts_that_a_callable_breaks_on_leave_it_in_use() -> None:
+    service = build_service(load({"ORCHESTRATOR_BACKEND": "tests.fakes.callables:picky"}))
+    service.start()
+
+    def ask(prompt: str) -> Job:
+        asked = a_request(prompt, session_id=str(uuid4()))
+        return service.wait(service.submit(asked).request_id, WAIT_S)
+
+    for _ in range(6):
+        assert ask("break").error_code == "UPSTREAM_ERROR"
+    assert ask("hello").status is Status.COMPLETED
+
+
 def test_a_full_backend_is_passed_by(route: Route, primary: Upstream) -> None:
     routed = route("one_at_a_time/fault:ok/5/0.1", "b/fault:ok/7")
     slow = routed.submit("slow")
