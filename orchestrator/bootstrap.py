@@ -184,7 +184,8 @@ class Routes:
         """How many requests are worth running at once; None for no such limit.
 
         Where all is run by one backend on this machine, others had better wait in the queue, by
-        priority. With several, one that is full must not keep requests from the others; nor must
+        priority. With several, who waits for a full one takes a thread of the pool; a limit as
+        low as its places would keep requests from the others all the sooner, and so it would
         those that share a call, and need no place of their own.
         """
         first, *others = self._file.backends.values()
@@ -201,7 +202,7 @@ class Routes:
         failover = self._failover(model)
         route: Route = failover
         recall = None
-        # Who is asked is in the key: a changed file must not find the answers of an earlier one.
+        # The models share a cache, so who is asked is in the key.
         identity = " ".join([model.name, *map(str, model.targets)])
         if model.cache_ttl_s:
             route = cached = Cached(route, identity, self._cache, model.cache_ttl_s)

@@ -1,4 +1,4 @@
-"""The route that keeps whole answers that say something, and the one that says a kept answer again."""
+"""The route that keeps whole answers, and the one that says a kept answer again."""
 
 import contextlib
 import math

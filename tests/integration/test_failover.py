@@ -287,7 +287,7 @@ def test_prompts_that_a_callable_breaks_on_leave_it_in_use() -> None:
     service.start()
 
     def ask(prompt: str) -> Job:
-        asked = a_request(prompt, session_id=str(uuid4()))
+        asked = a_request(prompt, model=service.models[0].id, session_id=str(uuid4()))
         return service.wait(service.submit(asked).request_id, WAIT_S)
 
     for _ in range(6):
