@@ -113,7 +113,7 @@ class Breaker:
             return max(0.0, (self._open_until or 0.0) - self._clock())
 
     def wait_s(self) -> float:
-        """Return the seconds until a call is let through, or sooner, at a probe's end; 0 for now."""
+        """Return the seconds until a call is let through, at a probe's end sooner; 0 for now."""
         with self._lock:
             return self._wait_s()
 
