@@ -31,11 +31,19 @@ class Answer(ABC):
         self.reason: str | None = None
         self.begun = False
         self.done = False
+        self._told: Usage | None = None
 
     @property
     def spent(self) -> Usage | None:
         """What an answer that breaks off here has cost, as far as the provider said so."""
         return self.usage
+
+    def news(self) -> Iterator[Usage]:
+        """Yield what it has cost so far, where that has changed since it was last yielded."""
+        spent = self.spent
+        if spent and spent != self._told:
+            self._told = spent
+            yield spent
 
     @abstractmethod
     def add(self, data: str | bytes) -> str:
@@ -52,7 +60,7 @@ class Answer(ABC):
 def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Usage | Finish]:
     """Yield the pieces of an answer with status 200 as they come, and the Finish.
 
-    Where it fails, what it has cost comes last, if that is known.
+    What it has cost so far comes as soon as that is known or changes: a stop leaves no time for it.
 
     The first-token timeout runs until text or a thought comes; nothing else counts. From then on
     each whole line is a sign of life and renews the idle timeout, keep-alive comments included;
@@ -62,15 +70,14 @@ def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Usa
         raise UpstreamError("The provider answered with a web page; the base URL must be wrong.")
     whole = call.media_type.endswith("json")
     try:
-        for text in _whole(call, answer) if whole else _streamed(call, answer):
-            yield text
+        for piece in _whole(call, answer) if whole else _streamed(call, answer):
+            yield piece
             stop.check()
         if rest := answer.text.rest():
             yield rest
         yield Finish(answer.finish_reason(), answer.usage)
     except RunError:
-        if spent := answer.spent:
-            yield spent
+        yield from answer.news()
         raise
 
 
@@ -99,13 +106,15 @@ def no_answer() -> UpstreamError:
     return UpstreamError("The provider sent what is no answer of a model.")
 
 
-def _streamed(call: Call, answer: Answer) -> Iterator[str]:
-    """Yield the text of an event stream."""
+def _streamed(call: Call, answer: Answer) -> Iterator[str | Usage]:
+    """Yield the text of an event stream, and what it costs."""
     reader = SSEReader()
     while data := _read(call, answer):
         lines, ending = reader.lines, answer.reason is not None
         for event in reader.feed(data):
-            if text := answer.add(event.data):
+            text = answer.add(event.data)
+            yield from answer.news()
+            if text:
                 yield text
             if answer.done:
                 call.drain()

@@ -175,6 +175,23 @@ def test_what_failed_attempts_cost_is_counted_apart(route: Route, shared: str) -
     assert (alone.job.usage, alone.job.failed_usage) == (None, Usage(21, 3))
 
 
+@pytest.mark.parametrize("shared", ["", "cache_ttl_s = 60", "coalesce = true"])
+def test_what_a_cancelled_answer_and_a_late_one_cost_is_counted(route: Route, shared: str) -> None:
+    times = TIMES.replace("idle_timeout_s = 1", "idle_timeout_s = 10")
+    routed = route("claude/fault:stall/3", more=times + shared)
+    late = routed.ask(timeout_s=1.0).job
+    assert (late.error_code, late.usage, late.failed_usage) == (
+        "DEADLINE_EXCEEDED",
+        None,
+        Usage(7, 1),
+    )
+    cancelled = routed.submit()
+    eventually(lambda: any(isinstance(event, Token) for event in routed.log(cancelled)))
+    routed.service.cancel(cancelled)
+    job = routed.service.wait(cancelled, WAIT_S)
+    assert (job.status, job.failed_usage) == (Status.CANCELLED, Usage(7, 1))
+
+
 def test_what_an_anthropic_target_refuses_on_principle_is_shown_to_no_other(
     route: Route, primary: Upstream
 ) -> None:

@@ -45,10 +45,6 @@ def test_a_field_is_in_the_key_unless_it_changes_no_answer(name: str) -> None:
     assert (changed == usual) == (name in NEUTRAL)
 
 
-def test_the_parameters_of_sampling_are_in_the_key() -> None:
-    assert not NEUTRAL & {"max_tokens", "temperature", "top_p", "stop", "seed", "model"}
-
-
 def test_the_whole_conversation_is_in_the_key() -> None:
     conversations = [
         HELLO,
