@@ -104,7 +104,7 @@ class StatusSchema(RequestSchema):
     queue_position = _count(**_or_null("How many are ahead of it; null unless it is pending."))
     usage = fields.Nested(UsageSchema, **_or_null("What it cost, where the model says so."))
     failed_usage = fields.Nested(
-        UsageSchema, **_or_null("What its failed attempts cost, as far as the models said so.")
+        UsageSchema, **_or_null("What attempts without a whole answer cost, as far as known.")
     )
     metrics = fields.Nested(MetricsSchema, **_always("How long it took."))
     created_at = fields.DateTime(**_always("When it was submitted."))

@@ -68,7 +68,7 @@ class Restarted:
 class Completed:
     """The whole answer is there. ``usage`` is that of the attempt which gave it.
 
-    ``failed_usage``, here and below, is what the attempts before it cost, as far as they said so.
+    ``failed_usage``, here and below, is what attempts without a whole answer cost, as far as known.
     """
 
     finish_reason: FinishReason

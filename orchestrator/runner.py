@@ -65,10 +65,10 @@ class Runner:
                 return ()
             job, history = claimed
             self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
-            spent: list[Usage] = []
+            spent: list[Usage | None] = [None]
             end = self._generate(job, history, route, stop, spent)
-            if spent:
-                end = replace(end, failed_usage=reduce(add, spent))
+            if lost := [usage for usage in spent if usage]:
+                end = replace(end, failed_usage=reduce(add, lost))
             return self._store.finish(job_id, end).ready
         except (NotFound, ResultExpired):
             return ()
@@ -100,9 +100,9 @@ class Runner:
             stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
     def _generate(
-        self, job: Job, history: History, route: Route, stop: StopSignal, spent: list[Usage]
+        self, job: Job, history: History, route: Route, stop: StopSignal, spent: list[Usage | None]
     ) -> Terminal:
-        """Return the end; what failed attempts cost goes to ``spent``."""
+        """Return the end; what each attempt without an answer cost goes to ``spent``."""
         try:
             stream = route.stream(job.request, history.conversation(job.request), stop)
             return self._relay(job.id, stream, stop, spent)
@@ -116,19 +116,24 @@ class Runner:
             logger.exception("request %s: the backend %s is faulty", job.id, route.name)
             return _failed(OrchestratorError("The server has a fault; its log says more."))
 
-    def _relay(self, job_id: str, stream: Stream, stop: StopSignal, spent: list[Usage]) -> Terminal:
+    def _relay(
+        self, job_id: str, stream: Stream, stop: StopSignal, spent: list[Usage | None]
+    ) -> Terminal:
         chunk = 0
         try:
             for count, piece in enumerate(stream, 1):
+                if isinstance(piece, Usage):
+                    # Before a look at the stop: what a cancelled answer cost is paid for too.
+                    spent[-1] = piece
+                    continue
                 stop.check()
                 if isinstance(piece, Finish):
+                    spent[-1] = None
                     return Completed(piece.reason, piece.usage)
                 if isinstance(piece, Attempt):
+                    spent.append(None)
                     self._begin_anew(job_id, piece, has_said=chunk > 0)
                     chunk = 0
-                    continue
-                if isinstance(piece, Usage):
-                    spent.append(piece)
                     continue
                 if not self._store.append(job_id, Token(chunk, _clean(piece))):
                     raise Stopped

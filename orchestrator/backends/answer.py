@@ -34,6 +34,7 @@ class Answer(ABC):
         self.thinking = False
         self.goes_on = False
         self.done = False
+        self._told: Usage | None = None
 
     @property
     def ended(self) -> bool:
@@ -44,6 +45,13 @@ class Answer(ABC):
     def spent(self) -> Usage | None:
         """What an answer that breaks off here has cost, as far as the provider said so."""
         return self.usage
+
+    def news(self) -> Iterator[Usage]:
+        """Yield what it has cost so far, where that has changed since it was last yielded."""
+        spent = self.spent
+        if spent and spent != self._told:
+            self._told = spent
+            yield spent
 
     @abstractmethod
     def add(self, data: str | bytes) -> str:
@@ -67,7 +75,7 @@ class Answer(ABC):
 def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Usage | Finish]:
     """Yield the pieces of an answer with status 200 as they come, and the Finish.
 
-    Where it fails, what it has cost comes last, if that is known.
+    What it has cost so far comes as soon as that is known or changes: a stop leaves no time for it.
 
     The first-token timeout runs until text or a thought comes, and the idle timeout between two
     pieces of text; nothing else counts. While it thinks, which need not be shown, each whole line
@@ -77,16 +85,15 @@ def answered(call: Call, answer: Answer, stop: StopSignal) -> Iterator[str | Usa
         raise UpstreamError("The provider answered with a web page; the base URL must be wrong.")
     whole = call.media_type.endswith("json")
     try:
-        for text in _whole(call, answer) if whole else _streamed(call, answer):
-            yield text
+        for piece in _whole(call, answer) if whole else _streamed(call, answer):
+            yield piece
             stop.check()
         if rest := answer.text.rest():
             yield rest
         answer.check_whole()
         yield Finish(answer.finish_reason(), answer.usage)
     except RunError:
-        if spent := answer.spent:
-            yield spent
+        yield from answer.news()
         raise
 
 
@@ -115,14 +122,16 @@ def no_answer() -> UpstreamError:
     return UpstreamError("The provider sent what is no answer of a model.")
 
 
-def _streamed(call: Call, answer: Answer) -> Iterator[str]:
-    """Yield the text of an event stream."""
+def _streamed(call: Call, answer: Answer) -> Iterator[str | Usage]:
+    """Yield the text of an event stream, and what it costs."""
     reader = SSEReader()
     while data := _read(call, answer):
         lines, ended, said = reader.lines, answer.ended, False
         for event in reader.feed(data):
             over = answer.reason is not None
-            if text := answer.add(event.data):
+            text = answer.add(event.data)
+            yield from answer.news()
+            if text:
                 said, answer.goes_on = True, over
                 yield text
             if answer.done:

@@ -31,7 +31,8 @@ class Backend(Protocol):
     ) -> Generator[str | Usage | Finish, None, None]:
         """Yield non-empty pieces of text, then one Finish.
 
-        Where the model fails, its last item may be the Usage of what it failed with.
+        A Usage among them is what the answer has cost so far, each in place of the one before: it
+        counts where no Finish comes.
 
         ``messages`` is the whole conversation, the system text first where there is one and the
         prompt last; ``request`` has the sampling parameters. While blocked, the generator

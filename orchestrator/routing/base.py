@@ -35,7 +35,7 @@ class Route(Protocol):
     ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         """Yield pieces of text and one Finish, as a Backend does, with Attempts between them.
 
-        Each Usage is what an attempt cost that then fails.
+        A Usage is what the attempt has cost so far, each in place of its last one.
 
         Attempts are told of from the second on, the first one where it asks another backend than
         ``name``, and number 0 always.

@@ -1,10 +1,13 @@
 """A circuit breaker: a target that keeps failing is left alone for a while, then tried once."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from orchestrator.errors import RunError
 
@@ -18,8 +21,15 @@ OPEN_S, OPEN_MAX_S = 5.0, 60.0
 """How long it stays open at first, and at most: each time in a row twice as long."""
 PROBE_S = 30.0
 """How long a probe may keep others away without a sign of life."""
-ASK_AGAIN_S = 0.1
-"""How soon to ask again while a probe is under way."""
+
+
+@dataclass(slots=True)
+class _Second:
+    """What came of the calls that ended in one second of the clock."""
+
+    number: int
+    calls: int = 0
+    failures: int = 0
 
 
 class Permit:
@@ -43,13 +53,23 @@ class Permit:
         if breaker := self._take():
             breaker.add_success(self)
 
-    def failed(self, error: RunError, again: bool = False) -> None:
-        """Note that the target failed; ``again`` where the same request asks it once more.
-
-        Such a failure doesn't count yet, unless the call was the probe.
-        """
+    def failed(self, error: RunError) -> None:
+        """Note that the target failed."""
         if breaker := self._take():
-            breaker.add_failure(self, error, again)
+            breaker.add_failure(self, error)
+
+    def failed_for_now(self, error: RunError) -> "Permit | None":
+        """Note that the target failed, and that the same request means to ask it once more.
+
+        Returns what to report that with in the end; None where it counts now: the probe's does.
+        """
+        breaker = self._take()
+        if breaker is None:
+            return None
+        if not breaker.is_probe(self):
+            return Permit(breaker)
+        breaker.add_failure(self, error)
+        return None
 
     def leave(self) -> None:
         """Note that the call was ended by us: that tells nothing about the target."""
@@ -73,14 +93,14 @@ class Breaker:
         self._name = name
         self._clock = clock
         self._lock = threading.Lock()
-        self._calls: deque[tuple[float, bool]] = deque()
-        self._failed_calls = 0
+        self._seconds: deque[_Second] = deque()
         self._in_a_row = 0
         self._openings = 0
         self._open_until: float | None = None
         self._probe: Permit | None = None
         self._probe_until = 0.0
         self._error: RunError | None = None
+        self._wakers: list[Callable[[], None]] = []
 
     @property
     def last_error(self) -> RunError | None:
@@ -95,11 +115,22 @@ class Breaker:
             return max(0.0, (self._open_until or 0.0) - self._clock())
 
     def wait_s(self) -> float:
-        """Return the seconds until a call might be let through; 0 for now."""
+        """Return the seconds until a call is let through, at a probe's end sooner; 0 for now."""
         if self._open_until is None:
             return 0.0
         with self._lock:
             return self._wait_s()
+
+    @contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """While inside, ``wake``, which must not block, is called when a probe has ended."""
+        with self._lock:
+            self._wakers.append(wake)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wakers.remove(wake)
 
     def enter(self) -> Permit | None:
         """Return leave for one call, or None where the target is to be left alone."""
@@ -111,6 +142,11 @@ class Breaker:
                 self._probe = permit
                 self._probe_until = self._clock() + PROBE_S
             return permit
+
+    def is_probe(self, permit: Permit) -> bool:
+        """Return whether ``permit`` is the probe's."""
+        with self._lock:
+            return permit is self._probe
 
     def probed(self, permit: Permit) -> None:
         """Close where ``permit`` is the probe's."""
@@ -129,13 +165,13 @@ class Breaker:
                 self._openings = self._in_a_row = 0
                 self._count(failed=False)
 
-    def add_failure(self, permit: Permit, error: RunError, again: bool) -> None:
+    def add_failure(self, permit: Permit, error: RunError) -> None:
         """Count a call that failed, and open where it is one too many."""
         with self._lock:
             self._error = error
             if permit is self._probe:
                 self._open()
-            elif self._open_until is None and not again:
+            elif self._open_until is None:
                 self._in_a_row += 1
                 self._count(failed=True)
                 if self._in_a_row >= FAILURES or self._fails_often():
@@ -146,6 +182,7 @@ class Breaker:
         with self._lock:
             if permit is self._probe:
                 self._probe = None
+                self._wake()
 
     # Inside the lock
 
@@ -156,33 +193,42 @@ class Breaker:
         if now < self._open_until:
             return self._open_until - now
         if self._probe and now < self._probe_until:
-            return ASK_AGAIN_S
+            return self._probe_until - now
         return 0.0
 
     def _count(self, failed: bool) -> None:
-        now = self._clock()
-        self._calls.append((now, failed))
-        self._failed_calls += failed
-        while self._calls[0][0] <= now - WINDOW_S:
-            self._failed_calls -= self._calls.popleft()[1]
+        now = math.floor(self._clock())
+        if not self._seconds or self._seconds[-1].number != now:
+            self._seconds.append(_Second(now))
+        self._seconds[-1].calls += 1
+        self._seconds[-1].failures += failed
+        while self._seconds[0].number <= now - WINDOW_S:
+            self._seconds.popleft()
 
     def _fails_often(self) -> bool:
-        calls = len(self._calls)
-        return calls >= LEAST and self._failed_calls >= SHARE * calls
+        calls = sum(second.calls for second in self._seconds)
+        failures = sum(second.failures for second in self._seconds)
+        return calls >= LEAST and failures >= SHARE * calls
 
     def _open(self) -> None:
         seconds = min(OPEN_MAX_S, OPEN_S * 2 ** min(self._openings, 10))
         self._openings += 1
         self._open_until = self._clock() + seconds
         self._forget_calls()
+        self._wake()
         logger.warning("%s fails: it is left alone for %g s", self._name, seconds)
 
     def _close(self) -> None:
         self._open_until = None
         self._forget_calls()
+        self._wake()
         logger.warning("%s answers again", self._name)
+
+    def _wake(self) -> None:
+        for wake in self._wakers:
+            wake()
 
     def _forget_calls(self) -> None:
         self._probe = None
-        self._calls.clear()
-        self._failed_calls = self._in_a_row = 0
+        self._seconds.clear()
+        self._in_a_row = 0

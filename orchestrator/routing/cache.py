@@ -76,7 +76,7 @@ class Cached:
                 if isinstance(item, Attempt):
                     backend, pieces, size = item.backend, [], 0
                 elif isinstance(item, Finish):
-                    if size <= LARGEST and item.reason in _WHOLE:
+                    if 0 < size <= LARGEST and item.reason in _WHOLE:
                         answer = Answer(_merged(pieces), item.reason, item.usage, backend)
                         key = key_of(self._identity, request, messages)
                         self._cache.put(key, answer, self._ttl_s)

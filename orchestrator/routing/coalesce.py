@@ -5,7 +5,7 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from orchestrator.backends.base import Finish, Message
 from orchestrator.errors import OrchestratorError, PipelineUnavailable
@@ -17,7 +17,10 @@ from orchestrator.stop import StopSignal
 
 logger = logging.getLogger("orchestrator")
 
-MOST_AHEAD = 1024 * 1024
+JOINABLE = 0.5
+"""The share of ``timeout_s`` in which a call is joined, so that every reader has time for it, and
+the last one has left after one and a half ``timeout_s``."""
+MOST_AHEAD = 256 * 1024
 """What a call keeps of its answer, in characters. Past it nobody joins any more, what all readers
 have had is dropped, and the call waits for the slowest of them."""
 ITEM_COST = 64
@@ -34,13 +37,18 @@ class Coalesced:
 
     Each has the whole answer from its beginning, and leaves when it is stopped; the call goes on
     until the last one has left. Requests share a call only where they have the same ``timeout_s``,
-    by which the call itself plans. ``identity`` tells who is asked.
+    by which the call itself plans, and only for the first half of it: otherwise ever new readers
+    would keep a call that gets nowhere alive. ``identity`` tells who is asked; ``clock`` gives
+    monotonic seconds.
     """
 
-    def __init__(self, inner: Route, identity: str) -> None:
+    def __init__(
+        self, inner: Route, identity: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = inner.name
         self._inner = inner
         self._identity = identity
+        self._clock = clock
         # One lock for all: who joins and who leaves last must not miss each other.
         self._lock = threading.Lock()
         self._calls: dict[Key, _Call] = {}
@@ -70,10 +78,11 @@ class Coalesced:
         reader = _Reader()
         with self._lock:
             call = self._calls.get(key)
-            if call:
+            if call and self._clock() < call.joinable_until:
                 call.readers.add(reader)
                 return call, reader
-            call = self._calls[key] = _Call(self._lock)
+            joinable_until = self._clock() + JOINABLE * request.timeout_s
+            call = self._calls[key] = _Call(self._lock, joinable_until)
             call.readers.add(reader)
         thread = threading.Thread(
             target=self._run, args=(key, call, request, messages), name="shared call", daemon=True
@@ -156,7 +165,8 @@ class _Call:
     To be used inside the lock, but for ``wake`` and ``next_items``.
     """
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: threading.Lock, joinable_until: float) -> None:
+        self.joinable_until = joinable_until
         self.stop = StopSignal()
         self.readers: set[_Reader] = set()
         self.error: OrchestratorError | None = None

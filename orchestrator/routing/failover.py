@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from orchestrator.backends.base import Backend, Finish, Message
@@ -22,6 +23,9 @@ from orchestrator.routing.breaker import Breaker, Permit
 from orchestrator.routing.retry import Plan, Policy, Step
 from orchestrator.routing.slots import Slots, wait_for_any
 from orchestrator.stop import StopSignal
+
+_ABOUT_A_PROMPT = frozenset({"callable", "too_large"})
+"""Failures that one prompt may bring about at a sound target: others must not suffer for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class Failover:
     """Asks its targets in order until one has given a whole answer.
 
     The request's ``timeout_s`` runs from the call of ``stream``; whoever runs the request ends it
-    then. The route only begins no wait that would end later. ``clock`` gives monotonic seconds.
+    then. The route only begins no wait that is known to end later; nobody knows when a place at a
+    full backend comes free. Whoever waits keeps its thread. ``clock`` gives monotonic seconds.
     """
 
     def __init__(
@@ -83,46 +88,68 @@ class Failover:
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
     ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         """Yield the answer. Raises the most telling attempt's RunError, or Stopped."""
-        plan = Plan(self._policy, len(self._targets), self._clock() + request.timeout_s, self._rng)
+        deadline = self._clock() + request.timeout_s
+        plan = Plan(self._policy, len(self._targets), deadline, self._rng)
         step: Step | None = plan.first
         attempt = 0
-        while step:
-            _sleep(step.wait_s, stop)
-            entry = self._enter(step.targets, stop, plan)
-            attempt += 1
-            try:
-                if attempt > 1 or entry.index:
-                    yield Attempt(attempt, entry.target.name)
-                yield from _ask(entry, request, messages, stop)
-                return
-            except RunError as error:
-                stop.check()
-                step = plan.after(entry.index, error, self._clock())
-                again = step is not None and entry.index in step.targets
-                _report(entry.permit, error, again)
-            finally:
-                entry.permit.leave()
-                entry.target.slots.give()
+        with _Failures() as failures:
+            while step:
+                _sleep(step.wait_s, stop)
+                entry = self._enter(step.targets, stop, plan, deadline)
+                attempt += 1
+                try:
+                    if attempt > 1 or entry.index:
+                        yield Attempt(attempt, entry.target.name)
+                    yield from _ask(entry, request, messages, stop, failures)
+                    return
+                except RunError as error:
+                    stop.check()
+                    step = plan.after(entry.index, error, self._clock())
+                    again = step is not None and entry.index in step.targets
+                    failures.add(entry, error, again)
+                finally:
+                    entry.permit.leave()
+                    entry.target.slots.give()
         raise plan.verdict() or _unavailable(self._targets)
 
-    def _enter(self, choices: Sequence[int], stop: StopSignal, plan: Plan) -> _Entry:
+    def _enter(
+        self, choices: Sequence[int], stop: StopSignal, plan: Plan, deadline: float
+    ) -> _Entry:
         """Return leave for the first target that may be asked and has a free place.
 
-        Where all are full, the first place that comes free is waited for; where all are to be
-        left alone, the first that isn't any more, for as long as a Retry-After would be. Raises
-        RunError where that is too long.
+        Where all are full, the first place that comes free is waited for. Where all are to be
+        left alone, the first that isn't any more is, for as long as a Retry-After would be and
+        not past the deadline; a probe's end is waited for longer, since it may come at any time.
+        Raises RunError where that is too long.
         """
-        patience = self._clock() + self._policy.retry_after_max_s
+        until = deadline
         while True:
-            waits = {index: self._targets[index].breaker.wait_s() for index in choices}
-            allowed = [index for index in choices if not waits[index]]
+            allowed = [index for index in choices if not self._targets[index].breaker.wait_s()]
             if entry := self._enter_one_of(allowed, stop):
                 return entry
             if not allowed:
-                wait_s = min(waits.values())
-                if self._clock() + wait_s > patience:
+                until = min(until, self._clock() + self._policy.retry_after_max_s)
+                breakers = [self._targets[index].breaker for index in choices]
+                if not self._wait_for_leave(breakers, stop, until, deadline):
                     raise plan.verdict() or _unavailable(self._targets)
-                _sleep(wait_s, stop)
+
+    def _wait_for_leave(
+        self, breakers: Sequence[Breaker], stop: StopSignal, until: float, deadline: float
+    ) -> bool:
+        """Wait until one of them may let a call through; False where that is too late."""
+        woken = threading.Event()
+        with ExitStack() as stack:
+            stack.enter_context(stop.waking(woken.set))
+            for breaker in breakers:
+                stack.enter_context(breaker.waking(woken.set))
+            now = self._clock()
+            wait_s = min(breaker.wait_s() for breaker in breakers)
+            known = all(breaker.open_s() for breaker in breakers)
+            if now >= deadline or (known and now + wait_s > until):
+                return False
+            woken.wait(min(wait_s, deadline - now))
+        stop.check()
+        return True
 
     def _enter_one_of(self, choices: Sequence[int], stop: StopSignal) -> _Entry | None:
         """Return leave for one of them, waiting for a place where all are full."""
@@ -147,8 +174,47 @@ class Failover:
         return next(index for index in choices if self._targets[index].slots is slots)
 
 
+class _Failures:
+    """Tells the breakers of one request's failures, one of each target at most.
+
+    One request that no server can bear must not look like many. So a failure at a target that is
+    to be asked once more is kept: it counts at the request's end, unless another report comes.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Permit, RunError]] = {}
+
+    def __enter__(self) -> "_Failures":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for permit, error in self._kept.values():
+            permit.failed(error)
+
+    def add(self, entry: _Entry, error: RunError, again: bool) -> None:
+        """Take a failure; ``again`` where its target may be asked once more."""
+        self.forget(entry)
+        if isinstance(error, UpstreamRejected):
+            # The target did its part: what came was no good.
+            entry.permit.succeeded()
+        elif error.details.get("reason") in _ABOUT_A_PROMPT:
+            entry.permit.leave()
+        elif not again:
+            entry.permit.failed(error)
+        elif permit := entry.permit.failed_for_now(error):
+            self._kept[entry.index] = permit, error
+
+    def forget(self, entry: _Entry) -> None:
+        """Drop what is kept of a target, now that there is something newer to tell."""
+        self._kept.pop(entry.index, None)
+
+
 def _ask(
-    entry: _Entry, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    entry: _Entry,
+    request: GenerateRequest,
+    messages: Sequence[Message],
+    stop: StopSignal,
+    failures: _Failures,
 ) -> Generator[str | Usage | Finish, None, None]:
     """Make one attempt, and report how it goes, but for its failure."""
     permit, begun = entry.permit, False
@@ -156,6 +222,7 @@ def _ask(
     try:
         for piece in stream:
             if isinstance(piece, Finish):
+                failures.forget(entry)
                 permit.succeeded()
                 yield piece
                 return
@@ -166,18 +233,6 @@ def _ask(
         raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
     finally:
         stream.close()
-
-
-def _report(permit: Permit, error: RunError, again: bool) -> None:
-    """Tell the breaker of a failure, once for a request that asks a target again and again.
-
-    One request that no server can bear must not look like many.
-    """
-    if isinstance(error, UpstreamRejected):
-        # The target did its part: what came was no good.
-        permit.succeeded()
-    else:
-        permit.failed(error, again)
 
 
 def _sleep(seconds: float, stop: StopSignal) -> None:

@@ -148,6 +148,8 @@ def test_a_fault_is_overcome_or_is_one_clean_error(
     assert job["backend"] == (f"b/fault:{SPARE_FAULT}/{case}" if taken_over else case.target)
     if taken_over and case.view != "poll":
         assert (end.restarts[-1:] == (calls + 1,)) is (fault.then is Then.RESTARTS)
+    if not case.spare and fault.then is Then.RESTARTS and case.view != "poll":
+        assert end.restarts == tuple(range(2, calls + 1)), "one before each further attempt"
     check_calls(case, stage, outcome, taken_over)
     assert outcome.after.text == f"all is well after {outcome.prompt}"
 

@@ -175,6 +175,12 @@ def fails_at_once(prompt: str) -> str:
     raise ValueError("the secret of the callable")
 
 
+def picky(prompt: str) -> str:
+    if prompt == "break":
+        raise ValueError("the secret of the callable")
+    return prompt
+
+
 def exits(prompt: str) -> str:
     raise SystemExit(3)
 

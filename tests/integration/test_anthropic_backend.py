@@ -507,7 +507,7 @@ class TestStopping:
     ) -> None:
         signal = StopSignal()
         stream = backend.stream(a_request(), [Message("user", "fault:packed")], signal)
-        assert next(stream) == "w0 "
+        assert [next(stream), next(stream)] == [Usage(7, 1), "w0 "]
         signal.request()
 
         with pytest.raises(Stopped):
@@ -519,7 +519,7 @@ class TestStopping:
         prompt = "fault:stall 1 closed"
         messages = [Message("user", prompt)]
         with closing(backend.stream(a_request(), messages, StopSignal())) as stream:
-            assert next(stream) == "w0 "
+            assert [next(stream), next(stream)] == [Usage(7, 1), "w0 "]
 
         eventually(lambda: upstream.seen(prompt)["client_closed"] == 1, AT_ONCE_S)
 

@@ -175,6 +175,23 @@ def test_what_failed_attempts_cost_is_counted_apart(route: Route, shared: str) -
     assert (alone.job.usage, alone.job.failed_usage) == (None, Usage(21, 3))
 
 
+@pytest.mark.parametrize("shared", ["", "cache_ttl_s = 60", "coalesce = true"])
+def test_what_a_cancelled_answer_and_a_late_one_cost_is_counted(route: Route, shared: str) -> None:
+    times = TIMES.replace("idle_timeout_s = 1", "idle_timeout_s = 10")
+    routed = route("claude/fault:stall/3", more=times + shared)
+    late = routed.ask(timeout_s=1.0).job
+    assert (late.error_code, late.usage, late.failed_usage) == (
+        "DEADLINE_EXCEEDED",
+        None,
+        Usage(7, 1),
+    )
+    cancelled = routed.submit()
+    eventually(lambda: any(isinstance(event, Token) for event in routed.log(cancelled)))
+    routed.service.cancel(cancelled)
+    job = routed.service.wait(cancelled, WAIT_S)
+    assert (job.status, job.failed_usage) == (Status.CANCELLED, Usage(7, 1))
+
+
 def test_what_an_anthropic_target_refuses_on_principle_is_shown_to_no_other(
     route: Route, primary: Upstream
 ) -> None:
@@ -273,6 +290,26 @@ def test_what_clients_get_wrong_leaves_a_target_in_use(route: Route) -> None:
     routed = route("a/fault:status/400")
     for _ in range(12):
         assert routed.ask().job.error_code == "UPSTREAM_REJECTED"
+
+
+def test_prompts_with_answers_that_are_too_large_leave_a_target_in_use(route: Route) -> None:
+    routed = route("a/big", more="retries = 0")
+    for _ in range(5):
+        assert "MiB" in (routed.ask("fault:endless").job.error or "")
+    assert routed.ask("all is well").text == "all is well"
+
+
+def test_prompts_that_a_callable_breaks_on_leave_it_in_use() -> None:
+    service = build_service(load({"ORCHESTRATOR_BACKEND": "tests.fakes.callables:picky"}))
+    service.start()
+
+    def ask(prompt: str) -> Job:
+        asked = a_request(prompt, model=service.models[0].id, session_id=str(uuid4()))
+        return service.wait(service.submit(asked).request_id, WAIT_S)
+
+    for _ in range(6):
+        assert ask("break").error_code == "UPSTREAM_ERROR"
+    assert ask("hello").status is Status.COMPLETED
 
 
 def test_a_full_backend_is_passed_by(route: Route, primary: Upstream) -> None:

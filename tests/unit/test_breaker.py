@@ -1,5 +1,9 @@
 """A breaker opens, waits, tries once, and never stays stuck."""
 
+import threading
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
 from orchestrator.errors import UpstreamError
@@ -80,6 +84,22 @@ def test_old_calls_do_not_count(breaker: Breaker, clock: Clock) -> None:
     assert breaker.open_s() == 0
 
 
+def test_what_is_remembered_does_not_grow_with_the_calls(clock: Clock) -> None:
+    def held(calls: int) -> int:
+        breaker = Breaker("primary/big", clock)
+        tracemalloc.start()
+        try:
+            for _ in range(calls):
+                clock.advance(WINDOW_S / calls / 2)
+                enter(breaker).succeeded()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    held(100)
+    assert held(20_000) < held(200) + 50_000
+
+
 def test_each_opening_in_a_row_is_twice_as_long_up_to_a_minute(
     breaker: Breaker, clock: Clock
 ) -> None:
@@ -156,18 +176,30 @@ def test_calls_from_before_it_opened_change_nothing(breaker: Breaker) -> None:
     assert breaker.open_s() == pytest.approx(5.0)
 
 
-def test_a_request_that_tries_again_counts_once(breaker: Breaker) -> None:
-    for _ in range(4):
-        enter(breaker).failed(ERROR, again=True)
-        enter(breaker).failed(ERROR)
+def test_a_failure_that_is_postponed_counts_once_it_is_reported(breaker: Breaker) -> None:
+    fail(breaker, 4)
+    postponed = [enter(breaker).failed_for_now(ERROR) for _ in range(2)]
     assert breaker.open_s() == 0
-    enter(breaker).failed(ERROR)
+    for permit in postponed:
+        assert permit
+        permit.failed(ERROR)
     assert breaker.open_s() > 0
 
 
 def test_a_probe_that_fails_keeps_its_own_request_away_too(breaker: Breaker, clock: Clock) -> None:
-    half_open(breaker, clock).failed(ERROR, again=True)
+    assert half_open(breaker, clock).failed_for_now(ERROR) is None
     assert breaker.open_s() == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("end", [Permit.alive, Permit.leave, lambda probe: probe.failed(ERROR)])
+def test_whoever_waits_for_the_probe_is_woken_at_its_end(
+    breaker: Breaker, clock: Clock, end: Callable[[Permit], None]
+) -> None:
+    probe, woken = half_open(breaker, clock), threading.Event()
+    with breaker.waking(woken.set):
+        assert not woken.is_set()
+        end(probe)
+    assert woken.is_set()
 
 
 def test_only_the_first_report_counts(breaker: Breaker) -> None:

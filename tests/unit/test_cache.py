@@ -119,6 +119,12 @@ def test_a_request_that_wants_no_part_in_it_neither_gets_nor_gives(cache: Memory
     assert heard(route)[:2] == [Attempt(0, "says"), "old"]
 
 
+@pytest.mark.parametrize("items", [[DONE], ["torn", Attempt(2, "second"), DONE]], ids=len)
+def test_an_answer_without_a_word_is_not_kept(cache: MemoryCache, items: list[Any]) -> None:
+    heard(Cached(BeginsAnew(*items), "route", cache, TTL_S))
+    assert cache.size == 0
+
+
 def test_a_very_long_answer_is_not_kept(cache: MemoryCache) -> None:
     route = Cached(Says("x" * LARGEST, "y"), "route", cache, TTL_S)
     for _ in range(2):

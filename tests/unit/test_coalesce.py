@@ -17,6 +17,7 @@ from orchestrator.routing.coalesce import Coalesced
 from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.backends import CutsTheStream, Hangs
+from tests.fakes.clock import Clock
 
 DONE = Finish(FinishReason.STOP)
 
@@ -195,6 +196,25 @@ def test_who_comes_after_the_last_has_left_begins_a_new_call() -> None:
     eventually(lambda: inner.open == 0)
 
 
+def test_overlapping_readers_do_not_keep_a_call_open_for_ever() -> None:
+    clock, inner, timeout_s = Clock(), Told(), 10.0
+    route = Coalesced(inner, "route", clock)
+    readers: list[tuple[float, Listener]] = []
+    for number in range(12):
+        # Each leaves at its own deadline, as the runner has it; the next one is there before.
+        while readers and readers[0][0] <= clock():
+            readers.pop(0)[1].leave()
+        readers.append((clock() + timeout_s, Listener(route, timeout_s=timeout_s)))
+        inner.say(f"{number} ")
+        eventually(lambda number=number: inner.open and inner.said and readers[-1][1].heard)
+        eventually(lambda: inner.open <= 3)
+        clock.advance(0.4 * timeout_s)
+    assert inner.calls == 6, "every second one joins"
+    for _, reader in readers:
+        reader.leave()
+    eventually(lambda: inner.open == 0)
+
+
 def test_a_failure_is_everybodys_and_for_each_an_error_of_its_own() -> None:
     inner = Told()
     route = Coalesced(inner, "route")
@@ -258,6 +278,21 @@ def test_a_call_waits_for_its_slowest_reader_and_is_then_joined_by_nobody(
     assert len(quick.heard) < 20, "it waits for the slow one"
     said += slow
     assert said == quick.end() == late.end() == ["0", *pieces, DONE]
+
+
+def test_what_is_kept_for_a_slow_reader_is_little() -> None:
+    inner = Told()
+    slow = Coalesced(inner, "route").stream(a_request(), [Message("user", "hello")], StopSignal())
+    pieces = ["x" * 10_000] * 200
+    inner.say(*pieces, DONE)
+    said = [next(slow)]
+    # The reader may have taken a whole window before it fell behind by another one.
+    window = 256 * 1024 // 10_000
+    eventually(lambda: inner.said >= window)
+    settled = threading.Event()
+    assert not settled.wait(0.2)
+    assert inner.said <= 2 * window + 5
+    assert [*said, *slow] == [*pieces, DONE]
 
 
 def test_a_slow_reader_that_leaves_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

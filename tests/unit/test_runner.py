@@ -140,6 +140,15 @@ def test_what_failed_attempts_cost_is_told_apart(store: MemoryStore) -> None:
     assert (failed.status, failed.usage, failed.failed_usage) == (Status.FAILED, None, Usage(5, 2))
 
 
+def test_what_an_attempt_has_cost_so_far_takes_the_place_of_what_it_said_before(
+    store: MemoryStore,
+) -> None:
+    done = Finish(FinishReason.STOP, Usage(1, 3))
+    said = [Usage(5, 1), "half", Usage(5, 2), Attempt(2, "second"), Usage(1, 1), "whole"]
+    job = ran(store, BeginsAnew(*said, Usage(1, 3), done))
+    assert (job.usage, job.failed_usage) == (Usage(1, 3), Usage(5, 2))
+
+
 def test_a_cut_stream_is_never_a_success(store: MemoryStore) -> None:
     job = ran(store, CutsTheStream())
     assert (job.status, job.error_code) == (Status.FAILED, "UPSTREAM_TRUNCATED")

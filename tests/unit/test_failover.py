@@ -1,0 +1,192 @@
+"""The route over targets whose breakers are open, half open, or about to open."""
+
+import threading
+from collections.abc import Generator, Sequence
+
+import pytest
+
+from orchestrator.backends.base import Finish, Message
+from orchestrator.errors import RunError, UpstreamError
+from orchestrator.events import FinishReason
+from orchestrator.job import GenerateRequest
+from orchestrator.routing.base import Attempt
+from orchestrator.routing.breaker import FAILURES, OPEN_S, Breaker
+from orchestrator.routing.failover import Failover, Target
+from orchestrator.routing.retry import Policy
+from orchestrator.routing.slots import Slots
+from orchestrator.stop import Stopped, StopSignal
+from tests.fakes.asking import WAIT_S, a_request, eventually
+from tests.fakes.clock import Clock
+
+DOWN = UpstreamError("The provider is down; try again later.", status=503)
+
+
+class Told:
+    """Answers each call, in order, as it was told to: well, by an error, or once it may."""
+
+    name = "told"
+
+    def __init__(self, *ends: str | RunError | threading.Event) -> None:
+        self._ends = list(ends)
+        self.calls = 0
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[str | Finish, None, None]:
+        end = self._ends[self.calls] if self.calls < len(self._ends) else "hello"
+        self.calls += 1
+        if isinstance(end, RunError):
+            raise end
+        if isinstance(end, threading.Event):
+            with stop.waking(end.set):
+                assert end.wait(WAIT_S)
+            stop.check()
+        yield "hello"
+        yield Finish(FinishReason.STOP)
+
+
+class Asker:
+    """A request in a thread of its own."""
+
+    def __init__(self, route: Failover, timeout_s: float = 60.0) -> None:
+        self.stop = StopSignal()
+        self.error: Exception | None = None
+        self.heard: list[object] = []
+        self._stream = route.stream(a_request(timeout_s=timeout_s), [], self.stop)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.heard += self._stream
+        except (RunError, Stopped) as error:
+            self.error = error
+
+    def end(self) -> list[object]:
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the answer does not end"
+        return self.heard
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def a_target(backend: Told, clock: Clock, limit: int | None = None) -> Target:
+    return Target(backend.name, backend, Breaker(backend.name, clock), Slots(limit))
+
+
+def fail(target: Target, times: int = FAILURES) -> None:
+    """Let that many calls to a target fail."""
+    for _ in range(times):
+        permit = target.breaker.enter()
+        assert permit
+        permit.failed(DOWN)
+
+
+def a_route(clock: Clock, *targets: Target, patience_s: float = 60.0) -> Failover:
+    """A route that takes no wait for a retry."""
+    return Failover("default", targets, Policy(2, patience_s), clock, rng=lambda: 0.0)
+
+
+def test_a_breaker_that_is_open_past_the_deadline_is_not_waited_for(clock: Clock) -> None:
+    target = a_target(Told(), clock)
+    fail(target)
+    asker = Asker(a_route(clock, target), timeout_s=OPEN_S / 2)
+    asker.end()
+    assert isinstance(asker.error, UpstreamError)
+    assert asker.error.message == DOWN.message
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 5.0])
+def test_whoever_comes_during_the_probe_waits_for_its_end(clock: Clock, patience_s: float) -> None:
+    may_end = threading.Event()
+    backend = Told(may_end)
+    target = a_target(backend, clock)
+    fail(target)
+    clock.advance(OPEN_S + 1)
+    route = a_route(clock, target, patience_s=patience_s)
+    probe = Asker(route)
+    eventually(lambda: backend.calls == 1)
+    others = [Asker(route) for _ in range(3)]
+    eventually(lambda: len(target.breaker._wakers) == 3 or any(other.error for other in others))
+    clock.advance(patience_s + 1)
+    may_end.set()
+    for asker in (probe, *others):
+        assert asker.end() == ["hello", Finish(FinishReason.STOP)], asker.error
+    assert backend.calls == 4
+
+
+def test_when_the_probe_fails_those_who_waited_have_its_error(clock: Clock) -> None:
+    backend = Told()
+    target = a_target(backend, clock)
+    fail(target)
+    clock.advance(OPEN_S + 1)
+    probe = target.breaker.enter()
+    assert probe
+    asker = Asker(a_route(clock, target, patience_s=5.0))
+    eventually(lambda: target.breaker._wakers or asker.error)
+    probe.failed(UpstreamError("Still down."))
+    asker.end()
+    assert isinstance(asker.error, UpstreamError)
+    assert asker.error.message == "Still down."
+    assert backend.calls == 0
+
+
+def test_a_cancel_ends_the_wait_for_the_probe(clock: Clock) -> None:
+    target = a_target(Told(), clock)
+    fail(target)
+    clock.advance(OPEN_S + 1)
+    assert target.breaker.enter()
+    asker = Asker(a_route(clock, target))
+    eventually(lambda: target.breaker._wakers)
+    asker.stop.request()
+    asker.end()
+    assert isinstance(asker.error, Stopped)
+    assert not target.breaker._wakers
+
+
+def test_a_request_that_asks_again_and_again_counts_once(clock: Clock) -> None:
+    target = a_target(Told(*[DOWN] * 3 * FAILURES), clock)
+    route = a_route(clock, target)
+    for number in range(FAILURES):
+        assert target.breaker.open_s() == 0, f"after {number} requests"
+        Asker(route).end()
+    assert target.breaker.open_s() > 0
+
+
+def test_a_failure_counts_though_its_request_is_stopped_before_it_asks_again(clock: Clock) -> None:
+    busy = UpstreamError("busy", status=429, retry_after=30)
+    backend = Told(busy)
+    target = a_target(backend, clock)
+    fail(target, FAILURES - 1)
+    asker = Asker(a_route(clock, target))
+    eventually(lambda: backend.calls == 1)
+    asker.stop.request()
+    asker.end()
+    eventually(lambda: target.breaker.open_s() > 0, 1.0)
+
+
+def test_a_failure_counts_though_its_request_goes_to_another_target(clock: Clock) -> None:
+    class TakenAtOnce(Slots):
+        """One place: whoever gives it back finds it taken by somebody else."""
+
+        def give(self) -> None:
+            pass
+
+    first = Told(DOWN)
+    target = Target("first", first, Breaker("first", clock), TakenAtOnce(1))
+    fail(target, FAILURES - 1)
+    heard = Asker(a_route(clock, target, a_target(Told(), clock))).end()
+    assert (heard[0], heard[-1]) == (Attempt(2, "told"), Finish(FinishReason.STOP))
+    assert first.calls == 1
+    assert target.breaker.open_s() > 0
+
+
+def test_a_success_after_a_failure_makes_it_good(clock: Clock) -> None:
+    target = a_target(Told(DOWN), clock)
+    fail(target, FAILURES - 1)
+    assert Asker(a_route(clock, target)).end()[-1] == Finish(FinishReason.STOP)
+    fail(target, FAILURES - 1)
+    assert target.breaker.open_s() == 0
