@@ -3,9 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import reduce
+from math import inf
 from operator import add
 
 from orchestrator.backends.base import Finish
@@ -32,6 +34,20 @@ YIELD_EVERY = 32
 """Tokens between two bows to other greenlets: a backend that never waits would starve them."""
 
 
+@dataclass(eq=False, slots=True)
+class _Run:
+    """One run of a request in this process; ``number`` is its job's once it is claimed.
+
+    ``spent`` is what its failed attempts cost.
+    """
+
+    job_id: str
+    stop: StopSignal = field(default_factory=StopSignal)
+    spent: list[Usage] = field(default_factory=list)
+    number: int | None = None
+    deadline: float = inf
+
+
 class Runner:
     """Runs requests, and knows which ones run in this process.
 
@@ -48,49 +64,50 @@ class Runner:
         self._route_of = route_of
         self._clock = clock
         self._lock = threading.Lock()
-        self._running: dict[str, tuple[StopSignal, float]] = {}
+        # By job: one whose lease ran out may be given to this process again before it noticed.
+        self._running: dict[str, list[_Run]] = {}
 
     def run(self, job_id: str, route: Route | None = None) -> Sequence[Job]:
         """Run a pending request to its end. Returns the jobs whose session is free now.
 
         ``route`` answers in place of the model's own.
         """
-        stop = StopSignal()
-        with self._lock:
-            if job_id in self._running:
-                return ()
-            self._running[job_id] = (stop, float("inf"))
         try:
-            route = route or self._route_of(self._store.get(job_id).request.model)
-            claimed = self._store.claim(job_id, route.name)
-            if claimed is None:
-                return ()
-            job, history = claimed
-            with self._lock:
-                self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
-            spent: list[Usage] = []
-            end = self._generate(job, history, route, stop, spent)
-            if spent:
-                end = replace(end, failed_usage=reduce(add, spent))
-            return self._store.finish(job_id, end).ready
+            with self._going_on(_Run(job_id)) as run:
+                route = route or self._route_of(self._store.get(job_id).request.model)
+                claimed = self._store.claim(job_id, route.name)
+                if claimed is None:
+                    return ()
+                job, history = claimed
+                with self._lock:
+                    run.number = job.run
+                    run.deadline = self._clock() + job.request.timeout_s
+                end = self._generate(job, history, route, run)
+                if run.spent:
+                    end = replace(end, failed_usage=reduce(add, run.spent))
+                return self._store.finish(job_id, end, job.run).ready
         except (NotFound, ResultExpired):
             return ()
-        finally:
-            with self._lock:
-                del self._running[job_id]
 
-    def stop(self, job_id: str, reason: OrchestratorError | None = None) -> None:
-        """Stop a request if it runs here: as cancelled, or failed with ``reason``."""
+    def stop(
+        self, job_id: str, reason: OrchestratorError | None = None, run: int | None = None
+    ) -> None:
+        """Stop a request if it runs here: as cancelled, or failed with ``reason``.
+
+        ``run`` names one run of it, where others may go on.
+        """
         with self._lock:
-            running = self._running.get(job_id)
-        if running:
-            running[0].request(reason)
+            running = [
+                going for going in self._running.get(job_id, ()) if run in (None, going.number)
+            ]
+        for going in running:
+            going.stop.request(reason)
 
     def stop_late(self) -> None:
         """Stop what runs past its deadline. To be called a few times a second."""
         now = self._clock()
         with self._lock:
-            late = [stop for stop, deadline in self._running.values() if deadline <= now]
+            late = [run.stop for run in self._all() if run.deadline <= now]
         for stop in late:
             stop.request(
                 DeadlineExceeded(
@@ -103,17 +120,30 @@ class Runner:
     def stop_all(self) -> None:
         """Stop everything that runs here, because the process is about to end."""
         with self._lock:
-            running = [stop for stop, _ in self._running.values()]
+            running = [run.stop for run in self._all()]
         for stop in running:
             stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
-    def _generate(
-        self, job: Job, history: History, route: Route, stop: StopSignal, spent: list[Usage]
-    ) -> Terminal:
-        """Return the end; what failed attempts cost goes to ``spent``."""
+    def _all(self) -> Iterator[_Run]:
+        return (run for runs in self._running.values() for run in runs)
+
+    @contextmanager
+    def _going_on(self, run: _Run) -> Iterator[_Run]:
+        with self._lock:
+            self._running.setdefault(run.job_id, []).append(run)
+        try:
+            yield run
+        finally:
+            with self._lock:
+                self._running[run.job_id].remove(run)
+                if not self._running[run.job_id]:
+                    del self._running[run.job_id]
+
+    def _generate(self, job: Job, history: History, route: Route, run: _Run) -> Terminal:
+        stop = run.stop
         try:
             stream = route.stream(job.request, history.conversation(job.request), stop)
-            return self._relay(job.id, stream, stop, spent)
+            return self._relay(job, stream, run)
         except BaseException as error:
             # All there is: a backend's SystemExit or gevent.Timeout would end a slot of the pool.
             if stop.requested or isinstance(error, Stopped):
@@ -124,21 +154,21 @@ class Runner:
             logger.exception("request %s: the backend %s is faulty", job.id, route.name)
             return _failed(OrchestratorError("The server has a fault; its log says more."))
 
-    def _relay(self, job_id: str, stream: Stream, stop: StopSignal, spent: list[Usage]) -> Terminal:
+    def _relay(self, job: Job, stream: Stream, run: _Run) -> Terminal:
         chunk = 0
         try:
             for count, piece in enumerate(stream, 1):
-                stop.check()
+                run.stop.check()
                 if isinstance(piece, Finish):
                     return Completed(piece.reason, piece.usage)
                 if isinstance(piece, Attempt):
-                    self._begin_anew(job_id, piece, has_said=chunk > 0)
+                    self._begin_anew(job, piece, has_said=chunk > 0)
                     chunk = 0
                     continue
                 if isinstance(piece, Usage):
-                    spent.append(piece)
+                    run.spent.append(piece)
                     continue
-                if not self._store.append(job_id, Token(chunk, _clean(piece))):
+                if not self._store.append(job.id, Token(chunk, _clean(piece)), job.run):
                     raise Stopped
                 chunk += 1
                 if count % YIELD_EVERY == 0:
@@ -147,12 +177,16 @@ class Runner:
             stream.close()
         raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
 
-    def _begin_anew(self, job_id: str, attempt: Attempt, has_said: bool) -> None:
-        """Tell readers of another attempt where it takes words back; note it otherwise."""
+    def _begin_anew(self, job: Job, attempt: Attempt, has_said: bool) -> None:
+        """Tell readers of another attempt where it takes words back; note it otherwise.
+
+        Attempts are counted over all runs: the route knows of this one alone.
+        """
+        number = job.attempts - 1 + attempt.number
         if has_said:
-            goes_on = self._store.append(job_id, Restarted(attempt.number, attempt.backend))
+            goes_on = self._store.append(job.id, Restarted(number, attempt.backend), job.run)
         else:
-            goes_on = self._store.attempt(job_id, attempt.number, attempt.backend)
+            goes_on = self._store.attempt(job.id, number, attempt.backend, job.run)
         if not goes_on:
             raise Stopped
 
