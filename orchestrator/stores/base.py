@@ -202,7 +202,10 @@ class LeasedStore(Store, Protocol):
         ...
 
     def sent(self, job_id: str) -> None:
-        """Note that the dispatcher has handed a ready job on, so that no sweep does."""
+        """Note that the dispatcher has handed a ready job on.
+
+        A sweep does so again only after 20 s of waiting, and then whenever these have doubled.
+        """
         ...
 
     def position(self, job: Job) -> int:

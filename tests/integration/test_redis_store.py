@@ -405,13 +405,16 @@ def test_what_nobody_handed_on_is_handed_on_by_a_sweep(web: RedisStore, clock: C
     assert ids(web.sweep()[0].ready) == [job.id]
 
 
-def test_what_was_handed_on_is_left_alone_for_minutes(web: RedisStore, clock: Clock) -> None:
-    job = submitted(web, queue_timeout_s=2 * SEND_AGAIN_S)
-    web.sent(job.id)
-    clock.advance(SEND_AGAIN_S - 1)
-    assert web.sweep() == []
-    clock.advance(1)
-    assert ids(web.sweep()[0].ready) == [job.id]
+def test_what_was_handed_on_is_handed_on_again_ever_more_rarely(
+    web: RedisStore, clock: Clock
+) -> None:
+    job = submitted(web, queue_timeout_s=100 * SEND_AGAIN_S)
+    for pause in (SEND_AGAIN_S, SEND_AGAIN_S, 2 * SEND_AGAIN_S, 4 * SEND_AGAIN_S):
+        web.sent(job.id)
+        clock.advance(pause - 1)
+        assert web.sweep() == []
+        clock.advance(1)
+        assert ids(web.sweep()[0].ready) == [job.id]
 
 
 def test_what_runs_or_waits_for_its_session_is_not_handed_on(

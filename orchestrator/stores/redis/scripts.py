@@ -11,8 +11,9 @@ from orchestrator.stores.redis.keys import NAMES
 
 SEND_S = 5
 """When a ready request is handed to the dispatcher again, where nobody says that it was."""
-SEND_AGAIN_S = 300
-"""The same where someone says so: its message may have been lost since."""
+SEND_AGAIN_S = 20
+"""The same where someone says so: its message may have been lost since, or wait behind too many
+others. After that it is done whenever the request has waited twice as long."""
 
 _FOLDER = Path(__file__).with_name("lua")
 
