@@ -117,6 +117,12 @@ class Runner:
                 )
             )
 
+    @property
+    def running(self) -> list[tuple[str, int]]:
+        """The id and run of each request that was claimed here and has not ended."""
+        with self._lock:
+            return [(run.job_id, run.number) for run in self._all() if run.number is not None]
+
     def stop_all(self) -> None:
         """Stop everything that runs here, because the process is about to end."""
         with self._lock:

@@ -49,11 +49,18 @@ class Model:
 class Service:
     """The rules, over a store and a dispatcher."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, models: Sequence[Model]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        models: Sequence[Model],
+        sweep_s: float = SWEEP_S,
+    ) -> None:
         self.models = models
         self._models = {model.id: model for model in models}
         self._store = store
         self._dispatcher = dispatcher
+        self._sweep_s = sweep_s
         self._draining = threading.Event()
 
     def start(self) -> None:
@@ -65,6 +72,12 @@ class Service:
     def is_draining(self) -> bool:
         """Whether the service is about to stop and takes nothing new."""
         return self._draining.is_set()
+
+    def check(self) -> None:
+        """Raise PipelineUnavailable while nothing new can be taken."""
+        if self.is_draining:
+            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
+        self._dispatcher.check()
 
     def submit(
         self, request: GenerateRequest, idempotency: Idempotency | None = None
@@ -202,8 +215,7 @@ class Service:
         """Raise PipelineUnavailable where nothing new is taken: while the server stops, or while
         nothing answers for the model and no answer is kept.
         """
-        if self.is_draining:
-            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
+        self.check()
         if model := self._models.get(request.model):
             try:
                 model.check()
@@ -231,7 +243,7 @@ class Service:
 
     def _keep_house(self) -> None:
         while True:
-            time.sleep(SWEEP_S)
+            time.sleep(self._sweep_s)
             try:
                 for change in self._store.sweep():
                     if change.changed:

@@ -13,6 +13,10 @@ class Dispatcher(Protocol):
         """Begin to run jobs."""
         ...
 
+    def check(self) -> None:
+        """Raise PipelineUnavailable while nothing would run what is put."""
+        ...
+
     def put(self, job: Job) -> None:
         """Queue a job by its priority. Bounded by the store's admission, so it never refuses.
 
