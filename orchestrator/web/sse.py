@@ -51,9 +51,12 @@ def _frames(
                     if len(page.events) == BATCH:
                         # A long log is read without ever waiting: others have their turn.
                         time.sleep(0)
+                    if connections.is_finished and not page.job.status.is_terminal:
+                        # It goes on in another process, and so may its readers.
+                        return
                     continue
                 silent += 1
-                if is_gone(sock):
+                if connections.is_finished or is_gone(sock):
                     return
                 if silent % PING_EVERY == 0:
                     yield wire.SSE_PING
