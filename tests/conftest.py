@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from xdist.remote import Producer
 from orchestrator.stores.redis.store import RedisStore
 from tests import redis_server
 from tests.redis_server import RedisServer
+from tests.scaled import Worker, scaled, working
 from tests.served import Served, serve
 from tests.spread import Spread, longest_first
 
@@ -55,6 +57,19 @@ def serving() -> Iterator[Callable[..., Served]]:
     """A function that starts a gunicorn with the given environment; it ends with the test."""
     with contextlib.ExitStack() as stack:
         yield lambda **environ: stack.enter_context(serve(**environ))
+
+
+@pytest.fixture
+def hired(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """A function that starts a worker of this test's Redis; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+        numbers = iter(range(100))
+
+        def hire(**environ: str) -> Worker:
+            log = tmp_path / f"worker{next(numbers)}"
+            return stack.enter_context(working(log, **scaled(redis, **environ)))
+
+        yield hire
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spread:
