@@ -67,7 +67,7 @@ FAULTS = (
     Fault("status/429", ERROR, (3, 2), ANSWERS),
     Fault("first/1/status/429", None, (2, 2), NOTHING),
     Fault("first/1/status/429/1", None, (2, 2), NOTHING, waits_s=1.0),
-    Fault("first/1/status/429/2", None, (2, 1), ANSWERS, waits_s=2.0),
+    Fault("first/1/status/429/4", None, (2, 1), ANSWERS, waits_s=4.0),
     Fault("status/429/60", ERROR, (1, 1), ANSWERS),
     Fault("first/1/status/500", None, (2, 2), NOTHING),
     Fault("first/2/status/500", None, (3, 2), ANSWERS),
@@ -113,5 +113,5 @@ FAULTS = (
     Fault("ping", LATE, (1, 1), NOTHING, holds=True, patient=True, timeout_s=1.5),
     Fault("stall/3", LATE, (1, 1), NOTHING, holds=True, patient=True, timeout_s=1.5),
     Fault("trickle/5/0.05", LATE, (1, 1), NOTHING, holds=True, patient=True, timeout_s=1.5),
-    Fault("status/429/1", ERROR, (2, 2), ANSWERS, waits_s=1.0, timeout_s=1.9),
+    Fault("status/429/3", ERROR, (2, 2), ANSWERS, waits_s=3.0, timeout_s=5.9),
 )

@@ -55,7 +55,7 @@ class Case:
         targets = [self.target, *([f"b/fault:{SPARE_FAULT}/{self}"] if self.spare else [])]
         seconds = 60.0 if self.fault.patient else HASTY_S
         return (
-            f'[models."{self}"]\ntargets = {targets}\nretry_after_max_s = 1\n'
+            f'[models."{self}"]\ntargets = {targets}\nretry_after_max_s = 3\n'
             f"first_token_timeout_s = {seconds}\nidle_timeout_s = {seconds}\n"
         )
 

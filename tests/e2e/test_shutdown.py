@@ -30,7 +30,7 @@ from tests.e2e.load_client import (
     submit,
     websocket,
 )
-from tests.served import BUSY, ROOT, Served, environment, free_port, serve
+from tests.served import BUSY, ROOT, START_S, Served, environment, free_port, serve
 
 ROUNDS = 20
 AT_ONCE = 5
@@ -38,6 +38,7 @@ GRACE_S = 7
 DELAY_S = 0.1
 CLIENTS = 8
 """Of each kind."""
+SOCKET_REQUESTS = 3
 GONE = (OSError, asyncio.IncompleteReadError)
 LONG = " ".join(["word"] * 10_000)
 
@@ -71,6 +72,13 @@ class Load:
         """Keep the server busy until it's gone."""
         kinds = [self._streams, self._socket, self._polls, self._long_polls]
         await load_client.gather(kind() for kind in kinds for _ in range(CLIENTS))
+
+    def wait_until_begun(self) -> None:
+        """Wait for as many requests as all clients together begin with."""
+        deadline = time.monotonic() + START_S
+        while len(self.promises.accepted) < CLIENTS * (3 + SOCKET_REQUESTS):
+            assert time.monotonic() < deadline, "the load does not begin"
+            time.sleep(0.01)
 
     def _prompt(self) -> str:
         """Up to a whole drain and more, in words."""
@@ -132,10 +140,10 @@ class Load:
         self.promises.end(request_id, "done" if answer.status == 200 else "failed", code)
 
     async def _socket(self) -> None:
-        """Keep three requests in flight on one socket, until the server closes it."""
+        """Keep some requests in flight on one socket, until the server closes it."""
         with contextlib.suppress(*GONE):
             async with websocket(self._port) as socket:
-                for _ in range(3):
+                for _ in range(SOCKET_REQUESTS):
                     self._submit_frame(socket)
                 await self._answers(socket)
 
@@ -172,7 +180,8 @@ def one_round(seed: int) -> None:
         load = Load(server.port, seed)
         with ThreadPoolExecutor(1) as pool:
             loading = pool.submit(load_client.run, load.run())
-            time.sleep(random.Random(seed).uniform(0.3, 1.5))
+            load.wait_until_begun()
+            time.sleep(random.Random(seed).uniform(0, 1.2))
             assert not loading.done(), loading.exception()
             began = time.monotonic()
             code = server.stop()
