@@ -119,27 +119,28 @@ class MemoryStore:
             self._log(entry, started)
             return entry.job, self._sessions.history(entry.job.request.session_id)
 
-    def append(self, job_id: str, event: Event) -> bool:
+    def append(self, job_id: str, event: Event, run: int = 1) -> bool:
         with self._lock:
-            entry = self._running.get(job_id)
-            if entry is None or entry.job.cancel_requested_at is not None:
+            entry = self._going_on(job_id, run)
+            if entry is None:
                 return False
             entry.job = entry.job.apply(event, self._clock())
             self._log(entry, event)
             self._make_room(0)
             return True
 
-    def attempt(self, job_id: str, number: int, backend: str) -> bool:
+    def attempt(self, job_id: str, number: int, backend: str, run: int = 1) -> bool:
         with self._lock:
-            entry = self._running.get(job_id)
-            if entry is None or entry.job.cancel_requested_at is not None:
+            entry = self._going_on(job_id, run)
+            if entry is None:
                 return False
             entry.job = entry.job.attempt(number, backend)
             return True
 
-    def finish(self, job_id: str, event: Terminal) -> Change:
+    def finish(self, job_id: str, event: Terminal, run: int = 1) -> Change:
         with self._lock:
-            return self._finish(self._entry(job_id), event)
+            entry = self._entry(job_id)
+            return self._finish(entry, event) if entry.job.run == run else Change(entry.job, False)
 
     def cancel(self, job_id: str) -> Change:
         with self._lock:
@@ -251,6 +252,12 @@ class MemoryStore:
                 "seconds after their end, less when memory is short. Submit the prompt again."
             )
         raise NotFound(f"There is no request {job_id!r}. Use the request_id that a submit gave.")
+
+    def _going_on(self, job_id: str, run: int) -> _Entry | None:
+        entry = self._running.get(job_id)
+        if entry is None or entry.job.run != run or entry.job.cancel_requested_at is not None:
+            return None
+        return entry
 
     def _is_expired(self, entry: _Entry) -> bool:
         return entry.job.expires_at is not None and entry.job.expires_at <= self._clock()

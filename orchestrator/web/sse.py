@@ -45,7 +45,7 @@ def _frames(
         with connections.opened(is_busy=lambda: True, close=lambda: None):
             yield wire.SSE_RETRY
             for page in service.follow(job_id, after, LOOK_S):
-                if page.events:
+                if page and page.events:
                     silent = 0
                     yield from _chunks(wire.sse(seq, event, job_id) for seq, event in page.events)
                     if len(page.events) == BATCH:

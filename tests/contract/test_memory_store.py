@@ -452,3 +452,21 @@ def test_a_submit_costs_the_same_whatever_is_stored() -> None:
     finally:
         gc.enable()
     assert many < 5 * few
+
+
+# What ends with the process
+
+
+def test_all_that_has_not_ended_would_end_with_the_process() -> None:
+    store = a_store()
+    assert store.live() == []
+    waiting, running, behind, over = (
+        submitted(store, session_id="chat"),
+        submitted(store),
+        submitted(store, session_id="chat"),
+        ended(store),
+    )
+    assert store.claim(running.id, "echo")
+    assert {job.id for job in store.live()} == {waiting.id, running.id, behind.id}
+    assert {job.status for job in store.live()} == {Status.PENDING, Status.PROCESSING}
+    assert over.id not in {job.id for job in store.live()}
