@@ -27,6 +27,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.local_models",
         "backends.engine_process",
         "backends.engines",
+        "stores.refusals",
         "stores.cache stores.keys stores.order stores.sessions backends.keys backends.paced",
         "backends.kept",
         "backends.upstream",

@@ -14,6 +14,11 @@ from orchestrator.session import History, Session
 
 T = TypeVar("T")
 
+IDEMPOTENCY_S = 24 * 3600.0
+"""How long an idempotency key is kept."""
+SCAN_LIMIT = 10_000
+"""How many requests one page of a list looks at: a filter that matches nothing stays quick."""
+
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:

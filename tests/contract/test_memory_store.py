@@ -13,9 +13,8 @@ from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Completed, Failed, FinishReason, Token
 from orchestrator.ids import new_id
 from orchestrator.job import Job, OnBusy, Status
-from orchestrator.stores.base import Idempotency
-from orchestrator.stores.keys import IDEMPOTENCY_S
-from orchestrator.stores.memory import JOB_BYTES, SCAN_LIMIT, MemoryStore
+from orchestrator.stores.base import IDEMPOTENCY_S, SCAN_LIMIT, Idempotency
+from orchestrator.stores.memory import JOB_BYTES, MemoryStore
 from orchestrator.stores.sessions import SESSION_BYTES
 from tests.fakes.asking import WAIT_S
 from tests.fakes.clock import Clock
