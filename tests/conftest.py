@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from xdist.remote import Producer
 
+from tests import redis_server
+from tests.redis_server import RedisServer
 from tests.served import Served, serve
 from tests.spread import Spread, longest_first
 
@@ -15,6 +17,20 @@ def server() -> Iterator[Served]:
     """One gunicorn with default settings, shared by tests that change nothing for others."""
     with serve() as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def redis_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for all tests that do it no harm."""
+    with redis_server.running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_for_all: RedisServer) -> RedisServer:
+    """A Redis with nothing in it."""
+    redis_for_all.client.flushall()
+    return redis_for_all
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What every store owes: one suite, run over each of them through the port alone."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import Session
 from orchestrator.stores.base import Idempotency, Listing, Store, Submission
 from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.redis.store import RedisStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.clock import Clock
 from tests.fakes.jobs import a_job
@@ -52,11 +54,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory"])
-def make_store(clock: Clock) -> MakeStore:
+@pytest.fixture(params=["memory", "redis"])
+def make_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[MakeStore]:
     """What makes a store of each kind, with other limits where a test says so."""
+    stack = contextlib.ExitStack()
 
-    def make(queue_limit: int = 1_000, retention_s: float = RETENTION_S) -> Store:
+    def make_memory(queue_limit: int = 1_000, retention_s: float = RETENTION_S) -> Store:
         return MemoryStore(
             queue_limit=queue_limit,
             retention_s=retention_s,
@@ -64,7 +67,14 @@ def make_store(clock: Clock) -> MakeStore:
             clock=clock,
         )
 
-    return make
+    def make_redis(queue_limit: int = 1_000, retention_s: float = RETENTION_S) -> Store:
+        url = request.getfixturevalue("redis").url
+        store = RedisStore(url, queue_limit=queue_limit, retention_s=retention_s, clock=clock)
+        stack.callback(store.close)
+        return store
+
+    with stack:
+        yield make_memory if request.param == "memory" else make_redis
 
 
 @pytest.fixture

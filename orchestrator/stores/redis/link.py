@@ -1,0 +1,185 @@
+"""The way to Redis: every call ends within a second, with an answer or with one error."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from redis import BlockingConnectionPool, ConnectionPool, Redis, exceptions
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionInterface
+from redis.retry import Retry
+
+from orchestrator.errors import PipelineUnavailable
+from orchestrator.stores.redis.scripts import Script
+
+logger = logging.getLogger("orchestrator")
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+Call = tuple[Script, Sequence[Argument]]
+"""A script and what it is called with."""
+
+CONNECTIONS = 32
+POOL_S = 0.25
+CONNECT_S = 0.25
+ANSWER_S = 0.45
+"""Together less than the second in which a call has to fail."""
+AGAIN_S = 0.1
+"""A connection that was found dead within this time is replaced, and the call made once more."""
+AWAY_S = 0.25
+"""After a failure no call is made for this long, so that thousands of readers cost nothing."""
+RETRY_AFTER_S = 2
+
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)
+NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
+"""What Redis says when it answers, and can't do it now."""
+
+
+class Link:
+    """Calls scripts. Safe to use from any thread, and in any process that makes its own."""
+
+    def __init__(self, url: str) -> None:
+        # Our scripts may be called twice, and a write may not be repeated behind their back.
+        options: dict[str, Any] = {
+            "socket_connect_timeout": CONNECT_S,
+            "socket_timeout": ANSWER_S,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "driver_info": None,
+        }
+        self._pool = BlockingConnectionPool.from_url(
+            url, max_connections=CONNECTIONS, timeout=POOL_S, **options
+        )
+        self._apart = ConnectionPool.from_url(url, **options)
+        self._client = Redis(connection_pool=self._pool)
+        self._lock = threading.Lock()
+        self._closed_until = 0.0
+        self._up_since: float | None = None
+        self._is_away = False
+
+    @property
+    def up_s(self) -> float:
+        """For how long Redis has answered without fail, in seconds."""
+        up_since = self._up_since
+        return 0.0 if up_since is None else time.monotonic() - up_since
+
+    def call(self, script: Script, *arguments: Argument) -> Any:
+        """Call a script. It may be run twice. Raises PipelineUnavailable."""
+        return self._reach(lambda: self._run(script, arguments))
+
+    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Call scripts in this order, on one round trip. Raises PipelineUnavailable.
+
+        An error of one of them is among the results: PipelineUnavailable where Redis is full.
+        """
+        return self._reach(lambda: self._run_all(calls))
+
+    def hash(self, key: str) -> dict[bytes, bytes]:
+        """Return a hash; an empty one where there is none. Raises PipelineUnavailable."""
+        found: Callable[[], Any] = partial(self._client.hgetall, key)
+        values: dict[bytes, bytes] = self._reach(found)
+        return values
+
+    def connection(self) -> ConnectionInterface:
+        """Return a new connection that no one else uses, not connected yet."""
+        return self._apart.make_connection()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._pool.disconnect()
+        self._apart.disconnect()
+
+    def _run(self, script: Script, arguments: Sequence[Argument]) -> Any:
+        try:
+            return self._client.evalsha(script.sha, 0, *arguments)
+        except exceptions.NoScriptError:
+            return self._client.eval(script.text, 0, *arguments)
+
+    def _run_all(self, calls: Sequence[Call]) -> list[Any]:
+        results = self._pipe(calls, whole=False)
+        unknown = [
+            place
+            for place, result in enumerate(results)
+            if isinstance(result, exceptions.NoScriptError)
+        ]
+        if unknown:
+            # From the first one on: they may rest on each other.
+            results[unknown[0] :] = self._pipe(calls[unknown[0] :], whole=True)
+        for result in results:
+            if isinstance(result, AWAY) or (
+                isinstance(result, exceptions.RedisError) and str(result).startswith(NOT_NOW)
+            ):
+                raise result
+        return [
+            _translated(result) if isinstance(result, exceptions.RedisError) else result
+            for result in results
+        ]
+
+    def _pipe(self, calls: Sequence[Call], whole: bool) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for script, arguments in calls:
+            if whole:
+                pipeline.execute_command("EVAL", script.text, 0, *arguments)
+            else:
+                pipeline.execute_command("EVALSHA", script.sha, 0, *arguments)
+        return pipeline.execute(raise_on_error=False)
+
+    def _reach(self, act: Callable[[], T]) -> T:
+        began = time.monotonic()
+        if began < self._closed_until:
+            raise _away()
+        try:
+            try:
+                result = act()
+            except exceptions.ConnectionError:
+                if time.monotonic() - began > AGAIN_S:
+                    raise
+                result = act()
+        except exceptions.RedisError as error:
+            if isinstance(error, AWAY):
+                self._note_away(error)
+            raise _translated(error) from None
+        if self._is_away or self._up_since is None:
+            self._note_back()
+        return result
+
+    def _note_away(self, error: exceptions.RedisError) -> None:
+        with self._lock:
+            self._closed_until = time.monotonic() + AWAY_S
+            self._up_since = None
+            if not self._is_away:
+                self._is_away = True
+                logger.warning("Redis can't be reached: %s", error)
+
+    def _note_back(self) -> None:
+        with self._lock:
+            if self._is_away:
+                logger.warning("Redis is back")
+            self._is_away = False
+            if self._up_since is None:
+                self._up_since = time.monotonic()
+
+
+def _away() -> PipelineUnavailable:
+    return PipelineUnavailable(
+        "Redis can't be reached, so nothing can be looked up or taken now. Try again in a moment.",
+        retry_after=RETRY_AFTER_S,
+    )
+
+
+def _translated(error: exceptions.RedisError) -> Exception:
+    """Return the error that a client is told, or the error itself where it is a fault of ours."""
+    if isinstance(error, AWAY):
+        return _away()
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return PipelineUnavailable(
+            "Redis is full: it holds as much as its maxmemory allows. Try again later, or allow "
+            "more.",
+            retry_after=5,
+        )
+    if str(error).startswith(NOT_NOW):
+        return _away()
+    return error

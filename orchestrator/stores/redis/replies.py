@@ -1,0 +1,54 @@
+"""What the scripts are told of an end, and what they answer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from orchestrator.events import Completed, Failed, FinishReason, Terminal
+from orchestrator.job import IllegalMove, Job, Status
+from orchestrator.stores.base import Change
+from orchestrator.stores.redis import codec
+from orchestrator.stores.redis.link import Argument
+
+
+def ending(event: Terminal) -> tuple[Argument, ...]:
+    """Return what finish.lua is told of an end."""
+    payload = codec.dump_event(event)
+    match event:
+        case Completed(reason, usage):
+            used = orjson.dumps(codec.dump_usage(usage)) if usage else ""
+            return (Status.COMPLETED, reason, payload, used, "", "", "")
+        case Failed(code, message, stage):
+            return (Status.FAILED, FinishReason.ERROR, payload, "", message, code, stage or "")
+        case _:
+            return (Status.CANCELLED, FinishReason.CANCELLED, payload, "", "", "", "")
+
+
+def job_of(flat: Sequence[bytes]) -> Job | None:
+    """Return the job of a hash as scripts give it; None for an empty one."""
+    return codec.load_job(codec.pairs(flat)) if flat else None
+
+
+def change_of(reply: Sequence[Any]) -> Change | None:
+    """Return what became of a transition; None where there is no such request."""
+    if reply[0] == b"missing":
+        return None
+    if reply[0] == b"illegal":
+        raise IllegalMove("Completed after pending")
+    job, following = job_of(reply[1]), job_of(reply[2])
+    assert job
+    return Change(job, reply[0] == b"changed", (following,) if following else ())
+
+
+def page_of(
+    after: int, limit: int, entries: Sequence[tuple[int, int, int, bytes]]
+) -> list[tuple[int, Any]]:
+    """Return up to ``limit`` events after a cursor from the entries of a log."""
+    events: list[tuple[int, Any]] = []
+    for first, _, begin, payload in entries:
+        if begin < -1:
+            events.append((first, codec.load_event(payload)))
+        else:
+            events += codec.load_tokens(first, begin, payload)
+    return [event for event in events if event[0] > after][:limit]
