@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from xdist.remote import Producer
 
+from orchestrator.stores.redis.store import RedisStore
 from tests import redis_server
 from tests.redis_server import RedisServer
 from tests.served import Served, serve
@@ -31,6 +33,21 @@ def redis(redis_for_all: RedisServer) -> RedisServer:
     """A Redis with nothing in it."""
     redis_for_all.client.flushall()
     return redis_for_all
+
+
+@pytest.fixture
+def redis_store(redis: RedisServer) -> Iterator[Callable[..., RedisStore]]:
+    """What makes stores over one Redis, each as a process of its own would."""
+    stores: list[RedisStore] = []
+
+    def make(url: str = redis.url, **limits: Any) -> RedisStore:
+        limits = {"queue_limit": 1_000, "retention_s": 3600.0} | limits
+        stores.append(RedisStore(url, **limits))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
 
 
 @pytest.fixture

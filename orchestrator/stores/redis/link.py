@@ -34,6 +34,8 @@ AWAY_S = 0.25
 RETRY_AFTER_S = 2
 
 AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)
+NO_CONNECTION = "No connection available."
+"""What redis-py says when the pool is empty: that is our own doing."""
 NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
 """What Redis says when it answers, and can't do it now."""
 
@@ -139,7 +141,7 @@ class Link:
                     raise
                 result = act()
         except exceptions.RedisError as error:
-            if isinstance(error, AWAY):
+            if isinstance(error, AWAY) and str(error) != NO_CONNECTION:
                 self._note_away(error)
             raise _translated(error) from None
         if self._is_away or self._up_since is None:

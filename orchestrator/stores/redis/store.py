@@ -354,17 +354,18 @@ class RedisStore:
         return change
 
     def _finish_held(self, held: Held, event: Terminal) -> Any:
+        """End a job with the last of its log; as failed where there was no room for that."""
         job_id, run = held.job.id, held.job.run
-        parts = held.calls(*self._head(job_id))
-        last = (scripts.FINISH, (*self._head(job_id), run, held.seq, *ending(event)))
-        *results, reply = self._link.call_all([*parts, last])
-        held.settle(results)
-        if held.refusal:
-            error = held.refusal
-            code = error.code if isinstance(error, OrchestratorError) else OrchestratorError.code
-            failed = Failed(code, str(error))
-            return self._call(scripts.FINISH, job_id, run, "", *ending(failed))
-        return reply
+        if not held.refusal:
+            parts = held.calls(*self._head(job_id))
+            last = (scripts.FINISH, (*self._head(job_id), run, held.seq, *ending(event)))
+            *results, reply = self._link.call_all([*parts, last])
+            held.settle(results)
+            if not held.refusal:
+                return reply
+        error = held.refusal
+        code = error.code if isinstance(error, OrchestratorError) else OrchestratorError.code
+        return self._call(scripts.FINISH, job_id, run, "", *ending(Failed(code, str(error))))
 
     def _flush_session(self, session_id: str) -> None:
         for held in self._writer.all():

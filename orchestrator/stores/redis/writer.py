@@ -81,16 +81,12 @@ class Held:
         self.refusal: Exception | None = None
         self.is_closed = False
         self._is_sealed = False
+        self.seq = seq
+        """What the log comes to with all that was taken."""
         self._changed = threading.Condition(threading.Lock())
-        self._seq = seq
         self._unsent: list[_Tokens | _Attempt] = []
         self._sent: list[_Tokens | _Attempt] = []
         self._size = 0
-
-    @property
-    def seq(self) -> int | str:
-        """What the log comes to with all that was taken; '' where some of it was refused."""
-        return "" if self.is_closed else self._seq
 
     @property
     def is_clean(self) -> bool:
@@ -105,10 +101,10 @@ class Held:
             if self.is_closed or self._is_sealed:
                 return self._refuse()
             if isinstance(event, Restarted):
-                self._unsent.append(_Attempt(self._seq, event.attempt, event.backend))
+                self._unsent.append(_Attempt(self.seq, event.attempt, event.backend))
             else:
                 self._add_token(event.text)
-            self._seq += 1
+            self.seq += 1
             return True
 
     def note(self, number: int, backend: str) -> bool:
@@ -163,7 +159,7 @@ class Held:
     def _add_token(self, text: str) -> None:
         last = self._unsent[-1] if self._unsent else None
         if not isinstance(last, _Tokens) or last.is_full:
-            last = _Tokens(self._seq, self._clock())
+            last = _Tokens(self.seq, self._clock())
             self._unsent.append(last)
         last.texts.append(text)
         last.size += len(text)
