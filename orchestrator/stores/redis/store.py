@@ -292,7 +292,9 @@ class RedisStore:
         for _ in range(SCAN_LIMIT // SCAN_STEP):
             wanted = (limit - len(found), status or "", session_id or "", SCAN_STEP)
             seen, has_more, part = self._call(scripts.JOBS, "", seen, *wanted)
-            found += [codec.load_job(codec.pairs(flat)) for flat in part]
+            hashes = self._link.hashes([keys.JOB + job_id.decode() for job_id in part])
+            # One that expired meanwhile is passed over.
+            found += [codec.load_job(values) for values in hashes if values]
             if not has_more:
                 return Listing(found, None)
             if len(found) == limit:
