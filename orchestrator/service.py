@@ -220,6 +220,9 @@ class Service:
             history = self._store.session(request.session_id).history
         except NotFound:
             history = History()
+        except PipelineUnavailable:
+            # What was accepted is never refused: it is run as if nothing were kept.
+            return None
         return model.recall(request, history.conversation(request))
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:

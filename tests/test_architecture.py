@@ -34,6 +34,7 @@ FLOORS: dict[str, list[str]] = {
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
         "stores.redis.replies stores.redis.writer",
+        "stores.redis.views",
         "backends.upstream",
         "backends.answer",
         "backends.refusals",

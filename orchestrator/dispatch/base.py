@@ -14,7 +14,10 @@ class Dispatcher(Protocol):
         ...
 
     def put(self, job: Job) -> None:
-        """Queue a job by its priority. Bounded by the store's admission, so it never refuses."""
+        """Queue a job by its priority. Bounded by the store's admission, so it never refuses.
+
+        Where it can't for now, the store's sweep gives the job again.
+        """
         ...
 
     def run(self, job_id: str, route: Route) -> None:

@@ -183,7 +183,7 @@ def test_a_message_that_is_lost_in_silence_is_made_up_for(
     web: RedisStore, worker: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As redis-py would resubscribe, and as a proxy would swallow: nobody says that it was lost."""
-    monkeypatch.setattr("orchestrator.stores.redis.store.RECHECK_S", 0.2)
+    monkeypatch.setattr("orchestrator.stores.redis.views.RECHECK_S", 0.2)
     monkeypatch.setattr("orchestrator.stores.redis.tail.RECHECK_S", 0.2)
     job = claimed(web, worker)
     channel = f"o:c:{job.id}"

@@ -251,6 +251,10 @@ class AwayStore(MemoryStore):
         self._reach()
         return super().wait(*arguments)
 
+    def session(self, *arguments: Any) -> Any:
+        self._reach()
+        return super().session(*arguments)
+
     def _reach(self) -> None:
         if self.away.is_set():
             raise PipelineUnavailable("The store can't be reached.")
@@ -273,6 +277,17 @@ def test_followers_outlast_a_store_that_is_out_of_reach() -> None:
     told = [event for page in pages if page for _, event in page.events]
     assert told == followed(service, request_id)
     assert [job for job in ends if job] == [service.get(request_id)]
+
+
+def test_what_was_accepted_is_run_though_kept_answers_are_out_of_reach() -> None:
+    store = AwayStore(queue_limit=10, retention_s=3600, memory_limit=1024 * 1024)
+    backend = Says("Hello")
+    model = Model("default", "says", recall=lambda request, messages: None)
+    service = Service(store, Pool(Runner(store, lambda _: backend), 1), [model])
+    store.away.set()
+    request_id = submit(service)
+    store.away.clear()
+    assert ended(service, request_id).result == "Hello"
 
 
 def test_many_followers_that_come_and_go_are_all_told_the_same() -> None:

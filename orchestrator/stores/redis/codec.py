@@ -18,10 +18,11 @@ from orchestrator.events import (
     FinishReason,
     Restarted,
     Started,
+    Terminal,
     Token,
     Usage,
 )
-from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Status
+from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status
 from orchestrator.session import History, Message, Session
 
 VERSION = 1
@@ -89,8 +90,9 @@ def load_job(values: Hash) -> Job:
     known |= {name: values[name.encode()].decode() for name in _TEXTS if name.encode() in values}
     if b"finish_reason" in values:
         known["finish_reason"] = FinishReason(values[b"finish_reason"].decode())
-    if b"usage" in values:
-        known["usage"] = Usage(*orjson.loads(values[b"usage"]))
+    for name in ("usage", "failed_usage"):
+        if name.encode() in values:
+            known[name] = load_usage(orjson.loads(values[name.encode()]))
     return Job(
         id=values[b"id"].decode(),
         request=_load_request(values),
@@ -106,6 +108,7 @@ def _load_request(values: Hash) -> GenerateRequest:
     rest = orjson.loads(values[b"request"])
     rest["stop"] = tuple(rest["stop"])
     rest["on_busy"] = OnBusy(rest["on_busy"])
+    rest["reuse"] = Reuse(rest["reuse"])
     system = values.get(b"system")
     return GenerateRequest(
         prompt=values[b"prompt"].decode(),
@@ -148,28 +151,37 @@ def dump_event(event: Event) -> bytes:
             value = {"type": "cancelled"}
         case Token():
             raise TypeError("tokens are written by the entry: see dump_texts")
+    if isinstance(event, Terminal):
+        value["failed_usage"] = dump_usage(event.failed_usage)
     return orjson.dumps(value)
 
 
 def load_event(payload: bytes) -> Event:
     """Return the event of an entry. Raises ForeignData."""
-    match orjson.loads(payload):
+    value = orjson.loads(payload)
+    failed_usage = load_usage(value.get("failed_usage"))
+    match value:
         case {"type": "started", "backend": backend}:
             return Started(backend)
         case {"type": "restarted", "attempt": attempt, "backend": backend}:
             return Restarted(attempt, backend)
         case {"type": "completed", "finish_reason": reason, "usage": usage}:
-            return Completed(FinishReason(reason), Usage(*usage) if usage else None)
+            return Completed(FinishReason(reason), load_usage(usage), failed_usage)
         case {"type": "failed", "code": code, "message": message, "stage": stage}:
-            return Failed(code, message, stage)
+            return Failed(code, message, stage, failed_usage)
         case {"type": "cancelled"}:
-            return Cancelled()
+            return Cancelled(failed_usage)
     raise ForeignData(f"Redis holds an event that this version does not know: {payload[:100]!r}.")
 
 
 def dump_usage(usage: Usage | None) -> list[int] | None:
     """Return what a request cost as JSON has it."""
     return [usage.input_tokens, usage.output_tokens] if usage else None
+
+
+def load_usage(numbers: Sequence[int] | None) -> Usage | None:
+    """Return what a request cost."""
+    return Usage(*numbers) if numbers else None
 
 
 def load_history(system: bytes | None, turns: Sequence[bytes]) -> History:

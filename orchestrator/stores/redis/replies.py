@@ -5,24 +5,32 @@ from typing import Any
 
 import orjson
 
-from orchestrator.events import Completed, Failed, FinishReason, Terminal
+from orchestrator.events import Cancelled, Completed, Failed, FinishReason, Terminal, Usage
 from orchestrator.job import IllegalMove, Job, Status
-from orchestrator.stores.base import Change
+from orchestrator.stores import refusals
+from orchestrator.stores.base import Change, Submission
 from orchestrator.stores.redis import codec
 from orchestrator.stores.redis.link import Argument
 
 
 def ending(event: Terminal) -> tuple[Argument, ...]:
-    """Return what finish.lua is told of an end."""
-    payload = codec.dump_event(event)
+    """Return what finish.lua is told of an end, and of the cancel that it may turn out to be."""
+    always = (
+        codec.dump_event(event),
+        codec.dump_event(Cancelled(event.failed_usage)),
+        _usage(event.failed_usage),
+    )
     match event:
         case Completed(reason, usage):
-            used = orjson.dumps(codec.dump_usage(usage)) if usage else ""
-            return (Status.COMPLETED, reason, payload, used, "", "", "")
+            return (Status.COMPLETED, reason, *always, _usage(usage), "", "", "")
         case Failed(code, message, stage):
-            return (Status.FAILED, FinishReason.ERROR, payload, "", message, code, stage or "")
-        case _:
-            return (Status.CANCELLED, FinishReason.CANCELLED, payload, "", "", "", "")
+            return (Status.FAILED, FinishReason.ERROR, *always, "", message, code, stage or "")
+        case Cancelled():
+            return (Status.CANCELLED, FinishReason.CANCELLED, *always, "", "", "", "")
+
+
+def _usage(usage: Usage | None) -> bytes:
+    return orjson.dumps(codec.dump_usage(usage)) if usage else b""
 
 
 def job_of(flat: Sequence[bytes]) -> Job | None:
@@ -39,6 +47,14 @@ def change_of(reply: Sequence[Any]) -> Change | None:
     job, following = job_of(reply[1]), job_of(reply[2])
     assert job
     return Change(job, reply[0] == b"changed", (following,) if following else ())
+
+
+def replayed(reply: Sequence[bytes]) -> Submission:
+    """Return what an idempotency key stands for. Raises IdempotencyKeyReused."""
+    kind, request_id, session_id = reply
+    if kind == b"reused":
+        raise refusals.reused(request_id.decode())
+    return Submission(request_id.decode(), session_id.decode(), replayed=True)
 
 
 def page_of(

@@ -53,6 +53,7 @@ def _script(name: str) -> Script:
 
 
 SUBMIT = _script("submit")
+REPLAY = _script("replay")
 CLAIM = _script("claim")
 EMIT = _script("emit")
 ATTEMPT = _script("attempt")

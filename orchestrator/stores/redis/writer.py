@@ -30,8 +30,6 @@ BATCH_BYTES = 64 * 1024
 """How much an entry holds."""
 BUFFER_BYTES = 1024 * 1024
 """What a request may have unwritten while Redis is away; past it its run waits."""
-PATIENCE_S = 60.0
-"""How long a run waits for Redis before it gives up."""
 RETRY_S = 0.25
 LOG_BYTES = 16 * 1024 * 1024
 """What the tokens of a log may hold, so that no request fills Redis alone."""
@@ -76,8 +74,9 @@ class Held:
     ``sending`` is held by whoever writes it, so that its parts keep their order.
     """
 
-    def __init__(self, job: Job, seq: int, clock: Callable[[], float]) -> None:
+    def __init__(self, job: Job, seq: int, patience_s: float, clock: Callable[[], float]) -> None:
         self.job = job
+        self._patience_s = patience_s
         self._clock = clock
         self.sending = threading.Lock()
         self.refusal: Exception | None = None
@@ -98,7 +97,7 @@ class Held:
     def add(self, event: Token | Restarted) -> bool:
         """Take a part of the log; False where no more is wanted. Raises PipelineUnavailable."""
         with self._changed:
-            if not self._changed.wait_for(self._has_room, PATIENCE_S):
+            if not self._changed.wait_for(self._has_room, self._patience_s):
                 raise PipelineUnavailable("Redis has been away for too long. Submit it again.")
             if self.is_closed or self._is_sealed:
                 return self._refuse()
@@ -183,17 +182,20 @@ def _refusal(result: object) -> Exception | None:
 class Writer:
     """All jobs claimed here, by id and run.
 
-    ``head`` gives what every script is called with; ``clock`` gives seconds since anything.
+    ``head`` gives what every script is called with; ``patience_s`` is how long a run waits for
+    Redis before it gives up; ``clock`` gives seconds since anything.
     """
 
     def __init__(
         self,
         link: Link,
         head: Callable[[str], tuple[Argument, ...]],
-        clock: Callable[[], float] = time.monotonic,
+        patience_s: float,
+        clock: Callable[[], float],
     ) -> None:
         self._link = link
         self._head = head
+        self._patience_s = patience_s
         self._clock = clock
         self._changed = threading.Condition(threading.Lock())
         self._held: dict[str, dict[int, Held]] = {}
@@ -204,7 +206,9 @@ class Writer:
     def hold(self, job: Job, seq: int) -> None:
         """Note a job that was claimed here; its log goes on at ``seq``."""
         with self._changed:
-            self._held.setdefault(job.id, {})[job.run] = Held(job, seq, self._clock)
+            self._held.setdefault(job.id, {})[job.run] = Held(
+                job, seq, self._patience_s, self._clock
+            )
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="redis-writer", daemon=True)
                 self._thread.start()
@@ -253,6 +257,17 @@ class Writer:
                     self._held.pop(held.job.id, None)
                 self._dirty.pop(held, None)
 
+    def patiently(self, act: Callable[[], T]) -> T:
+        """Call ``act`` until Redis is there. Raises PipelineUnavailable where that takes long."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return act()
+            except PipelineUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(RETRY_S)
+
     def close(self) -> None:
         """End the thread."""
         with self._changed:
@@ -293,15 +308,3 @@ class Writer:
             for held in dirty:
                 if not held.is_clean:
                     self.touch(held)
-
-
-def patiently(act: Callable[[], T]) -> T:
-    """Call ``act`` until Redis is there. Raises PipelineUnavailable after a minute."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return act()
-        except PipelineUnavailable:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(RETRY_S)

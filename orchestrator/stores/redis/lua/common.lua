@@ -55,6 +55,15 @@ local function restart(job_id, attempt, backend)
   )
 end
 
+-- What an idempotency key stands for, and whether it came with the same body; nothing if neither.
+local function replay(name, fingerprint)
+  local key = redis.call('HMGET', IDEMPOTENCY .. name, 'fingerprint', 'id', 'session', 'expires_at')
+  if not key[1] or tonumber(key[4]) <= tonumber(now) then
+    return false
+  end
+  return {key[1] == fingerprint and 'replayed' or 'reused', key[2], key[3]}
+end
+
 -- Sessions
 
 local function active(session)
@@ -140,7 +149,12 @@ local function finish(job_id, ending)
   local job = redis.call('HMGET', key, 'session', 'prompt', 'system', 'cancel_requested_at')
   local answer = redis.call('GET', TEXT .. job_id) or ''
   if job[4] then
-    ending = {status = 'cancelled', reason = 'cancelled', payload = CANCELLED}
+    ending = {
+      status = 'cancelled',
+      reason = 'cancelled',
+      payload = ending.cancelled or CANCELLED,
+      failed_usage = ending.failed_usage,
+    }
   end
   local expires_at = exact(now + retention)
   redis.call(
@@ -150,7 +164,7 @@ local function finish(job_id, ending)
     'completed_at', now,
     'expires_at', expires_at
   )
-  for _, name in ipairs({'usage', 'error', 'error_code', 'error_stage'}) do
+  for _, name in ipairs({'usage', 'failed_usage', 'error', 'error_code', 'error_stage'}) do
     if ending[name] and ending[name] ~= '' then
       redis.call('HSET', key, name, ending[name])
     end

@@ -7,10 +7,12 @@ local ending = {
   status = ARGV[6],
   reason = ARGV[7],
   payload = ARGV[8],
-  usage = ARGV[9],
-  error = ARGV[10],
-  error_code = ARGV[11],
-  error_stage = ARGV[12],
+  cancelled = ARGV[9],
+  failed_usage = ARGV[10],
+  usage = ARGV[11],
+  error = ARGV[12],
+  error_code = ARGV[13],
+  error_stage = ARGV[14],
 }
 local job = redis.call('HMGET', JOB .. id, 'status', 'run', 'seq', 'cancel_requested_at')
 

@@ -11,11 +11,9 @@ if redis.call('EXISTS', JOB .. id) == 1 then
   return {'new', is_ready and 1 or 0, {}}
 end
 
-if name ~= '' then
-  local key = redis.call('HMGET', IDEMPOTENCY .. name, 'fingerprint', 'id', 'session', 'expires_at')
-  if key[1] and tonumber(key[4]) > tonumber(now) then
-    return {key[1] == fingerprint and 'replayed' or 'reused', key[2], key[3]}
-  end
+local earlier = name ~= '' and replay(name, fingerprint)
+if earlier then
+  return earlier
 end
 
 local interrupted = {}
