@@ -30,7 +30,7 @@ FLOORS: dict[str, list[str]] = {
         "stores.refusals",
         "stores.cache stores.keys stores.order stores.sessions backends.keys backends.paced",
         "backends.kept",
-        "stores.redis stores.redis.keys stores.redis.codec",
+        "stores.redis stores.redis.advice stores.redis.codec stores.redis.keys",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
         "stores.redis.replies stores.redis.writer",

@@ -5,12 +5,14 @@ Each store here stands for a process; those that have to be one are.
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.backends.base import Finish
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.events import (
     Cancelled,
     Completed,
@@ -22,10 +24,14 @@ from orchestrator.events import (
     Token,
 )
 from orchestrator.job import Job, OnBusy, Priority, Status
+from orchestrator.routing.base import Attempt
+from orchestrator.runner import Runner
 from orchestrator.stores.base import Idempotency
+from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.scripts import SEND_AGAIN_S, SEND_S
 from orchestrator.stores.redis.store import Leases, RedisStore
 from tests.fakes.asking import WAIT_S, eventually
+from tests.fakes.backends import BeginsAnew, Steps
 from tests.fakes.clock import Clock
 from tests.fakes.jobs import a_job
 from tests.redis_server import RedisServer
@@ -278,6 +284,58 @@ def test_two_runs_of_a_request_in_one_process_are_kept_apart(
     assert web.get(job.id).result == "newer"
 
 
+def test_attempts_are_counted_over_all_runs(
+    web: RedisStore, worker: RedisStore, other: RedisStore, clock: Clock
+) -> None:
+    job = submitted(web)
+    say(worker, claimed(worker, job), "half")
+    clock.advance(16)
+    web.sweep()
+    done = Finish(FinishReason.STOP)
+    route = BeginsAnew(Attempt(1, "one"), "quarter", Attempt(2, "two"), "whole", done)
+    Runner(other, lambda _: route).run(job.id)
+    after = web.get(job.id)
+    assert (after.status, after.result, after.backend) == (Status.COMPLETED, "whole", "two")
+    assert after.attempts == 3
+    assert log(web, job)[1:-1] == [
+        Token(0, "half"),
+        Restarted(2, "first"),
+        Token(0, "quarter"),
+        Restarted(3, "two"),
+        Token(0, "whole"),
+    ]
+
+
+def test_a_run_that_lost_its_request_ends_and_leaves_the_next_one_alone(
+    web: RedisStore, worker: RedisStore, clock: Clock
+) -> None:
+    """Both runs in one process, which was only slow, and is given its own request again."""
+    job = submitted(web)
+    steps = Steps()
+    runner = Runner(worker, lambda _: steps)
+
+    def run() -> threading.Thread:
+        thread = threading.Thread(target=runner.run, args=(job.id,), daemon=True)
+        thread.start()
+        return thread
+
+    first = run()
+    eventually(lambda: steps.running == 1)
+    clock.advance(16)
+    web.sweep()
+    second = run()
+    eventually(lambda: steps.running == 2)
+    for job_id, number in worker.renew():
+        assert number == 1
+        runner.stop(job_id, run=number)
+    first.join(WAIT_S)
+    assert not first.is_alive()
+    assert web.get(job.id).status is Status.PROCESSING
+    steps.let_all_go()
+    second.join(WAIT_S)
+    assert (web.get(job.id).status, web.get(job.id).run) == (Status.COMPLETED, 2)
+
+
 # Giving back
 
 
@@ -483,6 +541,41 @@ def test_of_processes_that_race_for_claims_each_request_has_one(
         racer.stdin.flush()
     claims = [racer.communicate(timeout=60)[0].split() for racer in racers]
     assert sorted(job_id for part in claims for job_id in part) == sorted(ids(jobs))
+
+
+# How Redis is set up
+
+SOUND = {
+    "redis_version": "7.0.15",
+    "role": "master",
+    "maxmemory_policy": "noeviction",
+    "aof_enabled": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({}, []),
+        ({"redis_version": "8.2.1"}, []),
+        ({"maxmemory_policy": "allkeys-lru"}, ["Set noeviction."]),
+        ({"aof_enabled": 0}, ["Set appendonly yes."]),
+    ],
+)
+def test_what_is_unwise_is_said(found: dict[str, object], said: list[str]) -> None:
+    advice = check(SOUND | found)
+    assert len(advice) == len(said)
+    assert all(sentence.endswith(end) for sentence, end in zip(advice, said, strict=True))
+
+
+@pytest.mark.parametrize("found", [{"redis_version": "6.2.14"}, {"role": "slave"}])
+def test_a_redis_that_cannot_be_used_is_refused(found: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"Use 7.0 or later|Name its primary"):
+        check(SOUND | found)
+
+
+def test_the_redis_of_the_tests_writes_no_file_and_is_told_so(web: RedisStore) -> None:
+    assert [sentence[-19:] for sentence in web.check()] == ["Set appendonly yes."]
 
 
 # What is kept in Redis

@@ -89,6 +89,12 @@ class Link:
         """Return hashes; an empty one for each that isn't there. Raises PipelineUnavailable."""
         return self._reach(lambda: self._hashes(keys))
 
+    def info(self) -> dict[str, Any]:
+        """Return what Redis says of itself. Raises PipelineUnavailable."""
+        found: Callable[[], Any] = self._client.info
+        values: dict[str, Any] = self._reach(found)
+        return values
+
     def connection(self) -> ConnectionInterface:
         """Return a new connection that no one else uses, not connected yet."""
         return self._apart.make_connection()

@@ -14,6 +14,7 @@ from orchestrator.session import History
 from orchestrator.stores import refusals
 from orchestrator.stores.base import IDEMPOTENCY_S, Change, Idempotency, Submission
 from orchestrator.stores.redis import codec, keys, scripts
+from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.link import Call
 from orchestrator.stores.redis.replies import change_of, ending, replayed
 from orchestrator.stores.redis.views import Views
@@ -59,6 +60,13 @@ class RedisStore(Views):
         super().__init__(url, retention_s, patience_s, clock)
         self._queue_limit = queue_limit
         self._leases = leases or Leases()
+
+    def check(self) -> Sequence[str]:
+        """Return what is unwise in how Redis is set up, a sentence each.
+
+        Raises ConfigError for a Redis that can't be used, PipelineUnavailable.
+        """
+        return check(self._link.info())
 
     # Transitions
 

@@ -28,9 +28,8 @@ if redis.call('ZCARD', QUEUED) >= queue_limit then
 end
 
 redis.call('HSET', JOB .. id, unpack(ARGV, 11))
-local created_at = redis.call('HGET', JOB .. id, 'created_at')
 redis.call('ZADD', JOBS, 0, id)
-redis.call('ZADD', QUEUED, exact(created_at + queue_timeout), id)
+redis.call('ZADD', QUEUED, exact(now + queue_timeout), id)
 if name ~= '' then
   local key = IDEMPOTENCY .. name
   redis.call(
