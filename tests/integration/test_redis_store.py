@@ -212,7 +212,7 @@ def test_a_lost_request_waits_at_its_old_place_and_for_a_whole_queue_timeout(
 ) -> None:
     first = submitted(web, queue_timeout_s=30)
     claimed(worker, first)
-    later = [submitted(web) for _ in range(2)]
+    later = [submitted(web, queue_timeout_s=300) for _ in range(2)]
     clock.advance(29)
     web.sweep()
     assert [web.position(job) for job in (first, *later)] == [0, 1, 2]
