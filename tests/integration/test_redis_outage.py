@@ -203,6 +203,29 @@ def test_while_redis_answers_nothing_a_crowd_of_calls_fails_within_a_second(
     assert max(took) < PROMISED_S + TOLERANCE_S
 
 
+def test_a_crowd_of_calls_at_a_redis_that_answers_is_served(
+    redis: RedisServer, redis_store: MakeStore
+) -> None:
+    store = redis_store()
+    job = a_job()
+    store.submit(job)
+    served: list[Job] = []
+    barrier = threading.Barrier(300)
+
+    def ask() -> None:
+        barrier.wait(WAIT_S)
+        for _ in range(5):
+            served.append(store.read(job.id, -1, 10).job)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(300)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * WAIT_S)
+    assert len(served) == 1_500
+    assert len(redis.client.client_list()) <= 32 + 1
+
+
 def test_a_paused_redis_is_away_until_it_goes_on(own: RedisServer, store: RedisStore) -> None:
     job = a_job()
     store.submit(job)

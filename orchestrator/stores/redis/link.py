@@ -1,7 +1,6 @@
 """The way to Redis: every call ends within a second, with an answer or with one error."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from redis.connection import ConnectionInterface
 from redis.retry import Retry
 
 from orchestrator.errors import PipelineUnavailable
+from orchestrator.stores.redis.gate import Closed, Gate
 from orchestrator.stores.redis.scripts import Script
 
 logger = logging.getLogger("orchestrator")
@@ -23,19 +23,14 @@ Call = tuple[Script, Sequence[Argument]]
 """A script and what it is called with."""
 
 CONNECTIONS = 32
-POOL_S = 0.25
 CONNECT_S = 0.25
 ANSWER_S = 0.65
-"""What fails fails within a second, whichever of these it waits for last."""
+"""Together less than the second in which a call has to fail."""
 AGAIN_S = 0.1
 """A connection that was found dead within this time is replaced, and the call made once more."""
-AWAY_S = 0.25
-"""After a failure no call is made for this long, so that thousands of readers cost nothing."""
 RETRY_AFTER_S = 2
 
 AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)
-NO_CONNECTION = "No connection available."
-"""What redis-py says when the pool is empty: that is our own doing."""
 NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
 """What Redis says when it answers, and can't do it now."""
 
@@ -53,20 +48,16 @@ class Link:
             "driver_info": None,
         }
         self._pool = BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS, timeout=POOL_S, **options
+            url, max_connections=CONNECTIONS, timeout=CONNECT_S, **options
         )
         self._apart = ConnectionPool.from_url(url, **options)
         self._client = Redis(connection_pool=self._pool)
-        self._lock = threading.Lock()
-        self._closed_until = 0.0
-        self._up_since: float | None = None
-        self._is_away = False
+        self._gate = Gate(CONNECTIONS)
 
     @property
     def up_s(self) -> float:
-        """For how long Redis has answered without fail, in seconds."""
-        up_since = self._up_since
-        return 0.0 if up_since is None else time.monotonic() - up_since
+        """For how long Redis has answered, in seconds."""
+        return self._gate.up_s
 
     def call(self, script: Script, *arguments: Argument) -> Any:
         """Call a script. It may be run twice. Raises PipelineUnavailable."""
@@ -145,39 +136,24 @@ class Link:
         return pipeline.execute()
 
     def _reach(self, act: Callable[[], T]) -> T:
-        began = time.monotonic()
-        if began < self._closed_until:
-            raise _away()
         try:
-            try:
-                result = act()
-            except exceptions.ConnectionError:
-                if time.monotonic() - began > AGAIN_S:
-                    raise
-                result = act()
+            with self._gate.passing():
+                began = time.monotonic()
+                try:
+                    result = act()
+                except exceptions.ConnectionError:
+                    if time.monotonic() - began > AGAIN_S:
+                        raise
+                    result = act()
+        except Closed:
+            raise _away() from None
         except exceptions.RedisError as error:
-            if isinstance(error, AWAY) and str(error) != NO_CONNECTION:
-                self._note_away(error)
-            raise _translated(error) from None
-        if self._is_away or self._up_since is None:
-            self._note_back()
-        return result
-
-    def _note_away(self, error: exceptions.RedisError) -> None:
-        with self._lock:
-            self._closed_until = time.monotonic() + AWAY_S
-            self._up_since = None
-            if not self._is_away:
-                self._is_away = True
+            if isinstance(error, AWAY) and self._gate.note_failure():
                 logger.warning("Redis can't be reached: %s", error)
-
-    def _note_back(self) -> None:
-        with self._lock:
-            if self._is_away:
-                logger.warning("Redis is back")
-            self._is_away = False
-            if self._up_since is None:
-                self._up_since = time.monotonic()
+            raise _translated(error) from None
+        if self._gate.note_answer():
+            logger.warning("Redis is back")
+        return result
 
 
 def _away() -> PipelineUnavailable:
