@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -48,12 +49,7 @@ SHORT_S = 7
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Served]:
     """nginx in front of a server that says twenty words a second."""
-    # The service's streams ask for no buffering; here the configuration alone has to see to it.
-    deaf = "30s; proxy_ignore_headers X-Accel-Buffering"
-    with (
-        serve(ORCHESTRATOR_ECHO_DELAY_S="0.05") as behind,
-        proxy(behind.port, proxy_send_timeout=deaf) as front,
-    ):
+    with serve(ORCHESTRATOR_ECHO_DELAY_S="0.05") as behind, proxy(behind.port) as front:
         yield front
 
 
@@ -94,6 +90,30 @@ def test_tokens_come_through_one_by_one(slow: Served) -> None:
     assert last.data["status"] == "done"
 
 
+def test_nothing_is_held_back_that_does_not_ask_for_it_either() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as upstream, ThreadPoolExecutor(1) as pool:
+        first_is_read = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = upstream.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\none")
+                first_is_read.wait(PATIENCE_S)
+                connection.sendall(b"two")
+
+        done = pool.submit(trickle)
+        with (
+            proxy(upstream.getsockname()[1]) as front,
+            requests.get(front.url, stream=True, timeout=PATIENCE_S / 2) as answer,
+        ):
+            pieces = answer.iter_content(chunk_size=None)
+            assert next(pieces) == b"one"
+            first_is_read.set()
+            assert next(pieces) == b"two"
+        done.result()
+
+
 def test_a_stream_is_read_whole_and_resumed(slow: Served) -> None:
     request_id = submit(slow, "one two three")
     whole = stream(slow, f"/stream/{request_id}")
@@ -102,22 +122,22 @@ def test_a_stream_is_read_whole_and_resumed(slow: Served) -> None:
 
 
 def test_a_websocket_is_upgraded_and_its_tokens_come_one_by_one(slow: Served) -> None:
-    with connected(slow) as socket:
-        request_id = socket.submit(LONG, stream=True)
+    with connected(slow) as ws:
+        request_id = ws.submit(LONG, stream=True)
         for chunk in range(4):
-            frame = socket.receive()
+            frame = ws.receive()
             assert (frame["type"], frame["chunk"]) == ("token", chunk)
         assert status(slow, request_id)["status"] == "processing"
-        socket.send({"type": "cancel", "request_id": request_id})
-        assert socket.until("error")[-1]["code"] == "CANCELLED"
-        assert socket.lives()
+        ws.send({"type": "cancel", "request_id": request_id})
+        assert ws.until("error")[-1]["code"] == "CANCELLED"
+        assert ws.lives()
 
 
 def test_a_page_of_the_proxys_own_address_may_open_a_websocket_and_another_may_not(
     slow: Served,
 ) -> None:
-    with connected(slow, origin=slow.url) as socket:
-        assert socket.lives()
+    with connected(slow, origin=slow.url) as ws:
+        assert ws.lives()
     with (
         pytest.raises(websocket.WebSocketBadStatusException) as refusal,
         connected(slow, origin="http://elsewhere.example"),
