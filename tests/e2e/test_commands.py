@@ -17,14 +17,14 @@ from tests.commands import (
     script,
     serving,
 )
+from tests.deployed import WORKER
 from tests.needs import needs
 from tests.served import ROOT, free_port
 
 
-def procfile_command() -> str:
-    kind, _, command = (ROOT / "Procfile").read_text(encoding="utf-8").strip().partition(": ")
-    assert kind == "web"
-    return command
+def procfile_command(kind: str = "web") -> str:
+    lines = (ROOT / "Procfile").read_text(encoding="utf-8").splitlines()
+    return dict(line.split(": ", 1) for line in lines)[kind]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,10 @@ def test_the_procfile_listens_for_a_platform_and_keeps_to_one_process() -> None:
     # Some platforms set WEB_CONCURRENCY by themselves; the memory store refuses more than one.
     words = procfile_command().split()
     assert words == ["ORCHESTRATOR_HOST=0.0.0.0", "WEB_CONCURRENCY=1", "gunicorn"]
+
+
+def test_the_procfiles_worker_is_started_as_everywhere() -> None:
+    assert procfile_command("worker").split() == WORKER
 
 
 def test_a_taken_port_is_one_clear_sentence() -> None:
