@@ -1,13 +1,11 @@
 """The engine: one claimed request, from its first token to the end it deserves."""
 
 import logging
-import threading
+import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import reduce
-from math import inf
 from operator import add
 
 from orchestrator.backends.base import Finish
@@ -34,18 +32,20 @@ YIELD_EVERY = 32
 """Tokens between two bows to other greenlets: a backend that never waits would starve them."""
 
 
-@dataclass(eq=False, slots=True)
 class _Run:
     """One run of a request in this process; ``number`` is its job's once it is claimed.
 
     ``spent`` has what each attempt without an answer cost.
     """
 
-    job_id: str
-    stop: StopSignal = field(default_factory=StopSignal)
-    spent: list[Usage | None] = field(default_factory=lambda: [None])
-    number: int | None = None
-    deadline: float = inf
+    __slots__ = ("deadline", "job_id", "number", "spent", "stop")
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.stop = StopSignal()
+        self.number: int | None = None
+        self.deadline = math.inf
+        self.spent: list[Usage | None] = [None]
 
 
 class Runner:
@@ -63,87 +63,68 @@ class Runner:
         self._store = store
         self._route_of = route_of
         self._clock = clock
-        self._lock = threading.Lock()
-        # By job: one whose lease ran out may be given to this process again before it noticed.
-        self._running: dict[str, list[_Run]] = {}
+        # Runs of one request may be two: this process may be given again what it was too slow for.
+        # Each use of it is one step that no thread can come between.
+        self._running: dict[_Run, None] = {}
 
     def run(self, job_id: str, route: Route | None = None) -> Sequence[Job]:
         """Run a pending request to its end. Returns the jobs whose session is free now.
 
         ``route`` answers in place of the model's own.
         """
+        run = _Run(job_id)
+        self._running[run] = None
         try:
-            with self._going_on(_Run(job_id)) as run:
-                route = route or self._route_of(self._store.get(job_id).request.model)
-                claimed = self._store.claim(job_id, route.name)
-                if claimed is None:
-                    return ()
-                job, history = claimed
-                with self._lock:
-                    run.number = job.run
-                    run.deadline = self._clock() + job.request.timeout_s
-                end = self._generate(job, history, route, run)
-                if lost := [usage for usage in run.spent if usage]:
-                    end = replace(end, failed_usage=reduce(add, lost))
-                return self._store.finish(job_id, end, job.run).ready
+            route = route or self._route_of(self._store.get(job_id).request.model)
+            claimed = self._store.claim(job_id, route.name)
+            if claimed is None:
+                return ()
+            job, history = claimed
+            run.number = job.run
+            run.deadline = self._clock() + job.request.timeout_s
+            end = self._generate(job, history, route, run)
+            if lost := [usage for usage in run.spent if usage]:
+                end = replace(end, failed_usage=reduce(add, lost))
+            return self._store.finish(job_id, end, job.run).ready
         except (NotFound, ResultExpired):
             return ()
+        finally:
+            del self._running[run]
 
     def stop(
-        self, job_id: str, reason: OrchestratorError | None = None, run: int | None = None
+        self, job_id: str, reason: OrchestratorError | None = None, number: int | None = None
     ) -> None:
         """Stop a request if it runs here: as cancelled, or failed with ``reason``.
 
-        ``run`` names one run of it, where others may go on.
+        ``number`` names one run of it, where others may go on.
         """
-        with self._lock:
-            running = [
-                going for going in self._running.get(job_id, ()) if run in (None, going.number)
-            ]
-        for going in running:
-            going.stop.request(reason)
+        for run in list(self._running):
+            if run.job_id == job_id and number in (None, run.number):
+                run.stop.request(reason)
 
     def stop_late(self) -> None:
         """Stop what runs past its deadline. To be called a few times a second."""
         now = self._clock()
-        with self._lock:
-            late = [run.stop for run in self._all() if run.deadline <= now]
-        for stop in late:
-            stop.request(
-                DeadlineExceeded(
-                    "The request ran into its time limit. Allow more with timeout_s, or ask for "
-                    "less with max_tokens.",
-                    stage="run",
+        for run in list(self._running):
+            if run.deadline <= now:
+                run.stop.request(
+                    DeadlineExceeded(
+                        "The request ran into its time limit. Allow more with timeout_s, or ask "
+                        "for less with max_tokens.",
+                        stage="run",
+                    )
                 )
-            )
 
     @property
     def running(self) -> list[tuple[str, int]]:
         """The id and run of each request that was claimed here and has not ended."""
-        with self._lock:
-            return [(run.job_id, run.number) for run in self._all() if run.number is not None]
+        runs = list(self._running)
+        return [(run.job_id, run.number) for run in runs if run.number is not None]
 
     def stop_all(self) -> None:
         """Stop everything that runs here, because the process is about to end."""
-        with self._lock:
-            running = [run.stop for run in self._all()]
-        for stop in running:
-            stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
-
-    def _all(self) -> Iterator[_Run]:
-        return (run for runs in self._running.values() for run in runs)
-
-    @contextmanager
-    def _going_on(self, run: _Run) -> Iterator[_Run]:
-        with self._lock:
-            self._running.setdefault(run.job_id, []).append(run)
-        try:
-            yield run
-        finally:
-            with self._lock:
-                self._running[run.job_id].remove(run)
-                if not self._running[run.job_id]:
-                    del self._running[run.job_id]
+        for run in list(self._running):
+            run.stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
     def _generate(self, job: Job, history: History, route: Route, run: _Run) -> Terminal:
         stop = run.stop

@@ -327,7 +327,7 @@ def test_a_run_that_lost_its_request_ends_and_leaves_the_next_one_alone(
     eventually(lambda: steps.running == 2)
     for job_id, number in worker.renew():
         assert number == 1
-        runner.stop(job_id, run=number)
+        runner.stop(job_id, number=number)
     first.join(WAIT_S)
     assert not first.is_alive()
     assert web.get(job.id).status is Status.PROCESSING

@@ -179,6 +179,22 @@ def test_a_lost_subscription_is_made_again_and_loses_no_end(
         assert max(read.took, wait.took) < 4
 
 
+def test_who_comes_while_the_connection_dies_is_subscribed_all_the_same(
+    web: RedisStore, worker: RedisStore, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [claimed(web, worker) for _ in range(200)]
+    calls = []
+    for number, job in enumerate(jobs):
+        calls.append(Waiting(lambda job=job: web.read(job.id, 0, 10, timeout=LONG_S)))
+        if number % 10 == 0:
+            kill_subscriptions(redis)
+    for job in jobs:
+        worker.finish(job.id, DONE)
+    for call in calls:
+        call.end()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_a_message_that_is_lost_in_silence_is_made_up_for(
     web: RedisStore, worker: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +209,20 @@ def test_a_message_that_is_lost_in_silence_is_made_up_for(
     worker.finish(job.id, DONE)
     read.end()
     assert topic.is_live
+
+
+def test_a_message_that_makes_no_sense_harms_no_reader(
+    web: RedisStore, worker: RedisStore, redis: RedisServer
+) -> None:
+    job = claimed(web, worker)
+    reader = Waiting(lambda: list(follow(web, job)))
+    channel = f"o:c:{job.id}"
+    eventually(lambda: channel.encode() in subscriptions(redis))
+    for nonsense in (b"", b"\xff", b"1 2", b"1 x 3 []"):
+        redis.client.publish(channel, nonsense)
+    worker.append(job.id, Token(0, "x"))
+    worker.finish(job.id, DONE)
+    assert len(reader.end()) == 3  # type: ignore[arg-type]
 
 
 def test_channels_that_nobody_reads_are_let_go(

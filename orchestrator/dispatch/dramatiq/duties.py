@@ -149,14 +149,14 @@ class Duties(dramatiq.Middleware):
             # It goes on until this process is gone, and runs elsewhere once its lease is out.
             logger.warning("request %s can't be given back: %s", job_id, error)
             return
-        self._runner.stop(job_id, run=run)
+        self._runner.stop(job_id, number=run)
         for job in change.ready if change else ():
             self._dispatcher.put(job)
         logger.info("request %s was given back", job_id)
 
     def _renew(self) -> None:
         for job_id, run in self._store.renew():
-            self._runner.stop(job_id, run=run)
+            self._runner.stop(job_id, number=run)
 
     def _show(self, broker: Broker) -> None:
         if not self._leaving.is_set():

@@ -4,7 +4,6 @@ What another version of this package wrote in another form is refused, never gue
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -54,11 +53,7 @@ def pairs(flat: Sequence[bytes]) -> Hash:
 def dump_job(job: Job) -> list[str | bytes]:
     """Return the fields of a pending job, name and value by turns."""
     request = job.request
-    rest = {
-        field.name: getattr(request, field.name)
-        for field in fields(GenerateRequest)
-        if field.name not in _OWN_FIELDS
-    }
+    rest = {name: value for name, value in request._asdict().items() if name not in _OWN_FIELDS}
     values: dict[str, str | bytes] = {
         "v": str(VERSION),
         "id": job.id,

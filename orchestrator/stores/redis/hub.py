@@ -160,7 +160,8 @@ class Hub:
             return
         try:
             self._connection.send_command(*command, check_health=False)
-        except (RedisError, OSError):
+        except Exception:
+            # Whatever it is: the reader, too, may take the socket away meanwhile.
             self._is_broken = True
 
     def _run(self) -> None:
@@ -172,6 +173,12 @@ class Hub:
                 self._read(connection)
             except (RedisError, OSError) as error:
                 logger.info("the subscriptions of Redis are lost, and will be made anew: %s", error)
+            except Exception:
+                # Who sends finds a connection dead, and takes its socket from under the reader.
+                with self._lock:
+                    was_taken = self._is_broken
+                if not was_taken:
+                    logger.exception("a message can't be read; the subscriptions are made anew")
             finally:
                 self._drop(connection)
             self._closed.wait(RECONNECT_S)
