@@ -41,8 +41,10 @@ class Check:
         except UpstreamError as error:
             self.ok = False
             return f"FAILS: {error.message}."
+        if not known:
+            return "answers, but names no models: is base_url right? Most end in /v1."
         missing = [name for name in _models_at(self._file, table.name) if name not in known]
-        if not known or not missing:
+        if not missing:
             return "answers."
         shown = ", ".join(known[:SHOWN_MODELS]) + (", ..." if len(known) > SHOWN_MODELS else "")
         return f"answers, but does not list {', '.join(missing)}; it lists {shown}."

@@ -78,8 +78,10 @@ class RoutesFile:
         for name, table in self.backends.items():
             variable = table.api_key_env
             if variable and not environ.get(variable, "").strip():
+                # In small letters it may be a key, put here by mistake.
+                named = variable if variable.isupper() else "variable of that name"
                 raise ConfigError(
-                    f"{self.path}: backends.{name}.api_key_env: the environment has no {variable}; "
+                    f"{self.path}: backends.{name}.api_key_env: the environment has no {named}; "
                     "set it, or leave the line out where no key is needed."
                 )
             key = environ[variable].strip() if variable else None
@@ -178,7 +180,10 @@ _BACKEND_RULES = {
     "base_url": _Rule(
         'an address such as "http://127.0.0.1:8000/v1", without credentials', _is_url
     ),
-    "api_key_env": _Rule("the name of an environment variable", _is_text),
+    "api_key_env": _Rule(
+        "the name of an environment variable, not the key itself",
+        lambda value: isinstance(value, str) and value.isidentifier(),
+    ),
     "callable": _Rule(
         '"package.module:callable"', lambda value: _is_text(value) and all(value.partition(":"))
     ),
@@ -307,6 +312,8 @@ def _check_values(where: str, table: Mapping[str, Any], rules: Mapping[str, _Rul
         if value is None:
             raise ConfigError(f"{where}.{key}: it is missing; it must be {rule.allowed}.")
         if not rule.accepts(value):
+            if key == "api_key_env":
+                raise ConfigError(f"{where}.{key}: it is not {rule.allowed}.")
             if key == "base_url" and isinstance(value, str):
                 value = shown(value)
             raise ConfigError(f"{where}.{key}: {_shown(value)} is not {rule.allowed}.")

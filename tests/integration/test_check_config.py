@@ -93,6 +93,15 @@ def test_a_model_that_the_backend_does_not_list_is_told(
     assert "answers, but does not list bgi; it lists big." in capsys.readouterr().out
 
 
+def test_a_base_url_without_its_path_is_doubted(
+    tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = upstream.url.removesuffix("/v1")
+    path = written(tmp_path, url, 'api_key_env = "KEY_OF_A"')
+    assert cli.main(["check-config", "--file", path]) == 0
+    assert "names no models: is base_url right? Most end in /v1." in capsys.readouterr().out
+
+
 def test_a_query_in_the_base_url_is_kept(
     tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
 ) -> None:

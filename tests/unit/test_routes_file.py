@@ -200,6 +200,15 @@ def test_keys_come_from_the_environment_and_are_never_shown(tmp_path: Path) -> N
     assert "sk-hush" not in repr(settings)
 
 
+@pytest.mark.parametrize("key", ["sk-proj-secret", "gsk_secret"])
+def test_a_key_in_the_place_of_its_variable_is_not_shown(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"ORCHESTRATOR_CONFIG": written(tmp_path, WHOLE.replace("PRIMARY_KEY", key))})
+
+    assert "backends.primary.api_key_env" in caught.value.message
+    assert key not in caught.value.message
+
+
 def test_a_key_that_the_environment_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"backends\.primary\.api_key_env: .* no PRIMARY_KEY"):
         load({"ORCHESTRATOR_CONFIG": written(tmp_path, WHOLE)})
