@@ -1,5 +1,6 @@
 """Which connections to a provider are kept, and which are closed."""
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import pytest
 from urllib3.connection import HTTPConnection
 
 from orchestrator.backends.kept import Connection, KeptConnections
+from orchestrator.backends.native import NativeSocket
 from orchestrator.backends.paced import Clock, PacedSocket
 
 
@@ -19,7 +21,9 @@ def lines() -> Iterator[list[Connection]]:
         ends.append(theirs)
         http = HTTPConnection("127.0.0.1")
         paced = PacedSocket(ours, Clock("connect", 1.0))
-        lines.append(Connection(http, paced, ours.dup()))
+        handle = NativeSocket(fileno=os.dup(ours.fileno()))
+        handle.setblocking(False)
+        lines.append(Connection(http, paced, handle))
     yield lines
     for line in lines:
         line.close()
