@@ -32,7 +32,8 @@ class Status(StrEnum):
         return self in TERMINAL
 
 
-TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+# Not a set: a member of an enumeration has its hash computed in Python, each time.
+TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
 class Priority(StrEnum):

@@ -35,7 +35,8 @@ class Pool:
         self._runner = runner
         self._concurrency = concurrency
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._called = threading.Condition(self._lock)
         self._queues = {priority: _Queue() for priority in Priority}
         self._threads = 0
         self._idle = 0
@@ -49,7 +50,7 @@ class Pool:
         """What is put here always runs."""
 
     def put(self, job: Job) -> None:
-        with self._changed:
+        with self._lock:
             self._queues[job.request.priority].put(job.id, self._clock())
             grows = self._call_one()
         if grows:
@@ -60,14 +61,14 @@ class Pool:
             self.put(job)
 
     def cancel(self, job_id: str) -> None:
-        with self._changed:
+        with self._lock:
             if any(queue.drop(job_id) for queue in self._queues.values()):
                 return
         self._runner.stop(job_id)
 
     def position(self, job: Job) -> int:
         ahead = 0
-        with self._changed:
+        with self._lock:
             for priority, queue in self._queues.items():
                 if priority is job.request.priority:
                     return ahead + queue.position(job.id)
@@ -88,7 +89,7 @@ class Pool:
         if self._idle:
             self._idle -= 1
             self._one_comes = True
-            self._changed.notify()
+            self._called.notify()
             return False
         if self._threads == self._concurrency:
             return False
@@ -101,7 +102,7 @@ class Pool:
             threading.Thread(target=self._work, name="pool", daemon=True).start()
         except RuntimeError:
             # No thread more to be had: what waits is for one of those there are.
-            with self._changed:
+            with self._lock:
                 self._threads -= 1
                 self._one_comes = False
             logger.exception("the pool can't grow past %d threads", self._threads)
@@ -118,10 +119,10 @@ class Pool:
                 time.sleep(0)
 
     def _take(self) -> str:
-        with self._changed:
+        with self._lock:
             while not any(self._queues.values()):
                 self._idle += 1
-                self._changed.wait()
+                self._called.wait()
                 self._one_comes = False
             job_id = self._next()
             grows = self._call_one()

@@ -35,7 +35,7 @@ def ended(event: Terminal) -> Job:
 
 
 def test_three_statuses_are_terminal() -> None:
-    assert {Status.COMPLETED, Status.FAILED, Status.CANCELLED} == TERMINAL
+    assert {Status.COMPLETED, Status.FAILED, Status.CANCELLED} == set(TERMINAL)
     assert [status for status in Status if not status.is_terminal] == ["pending", "processing"]
 
 
