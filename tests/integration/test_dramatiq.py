@@ -9,6 +9,7 @@ import dramatiq
 import pytest
 import redis as redis_client
 
+from orchestrator.backends.echo import EchoBackend
 from orchestrator.dispatch.dramatiq.broker import HEARTBEAT_TIMEOUT_MS, QUEUES, Broker
 from orchestrator.dispatch.dramatiq.dispatcher import PATIENCE_S, DramatiqDispatcher
 from orchestrator.dispatch.dramatiq.intake import IDLE_S, Intake
@@ -222,10 +223,13 @@ def _sent(broker: Broker, job_id: str) -> bool:
 
 
 class Sent:
-    """What a dispatcher tells its store."""
+    """What a dispatcher tells its store, which can't be reached for more than that."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+
+    def get(self, job_id: str) -> Job:
+        raise PipelineUnavailable("Redis can't be reached.")
 
     def sent(self, job_id: str) -> None:
         self.ids.append(job_id)
@@ -269,6 +273,7 @@ def test_without_redis_a_request_is_left_to_be_sent_again() -> None:
     sender, _, store = dispatcher("redis://127.0.0.1:1/1")
     began = time.monotonic()
     sender.put(a_job(Priority.NORMAL))
+    sender.run("an id", EchoBackend())
     assert store.ids == []
     with pytest.raises(PipelineUnavailable, match="Redis"):
         sender.check()

@@ -11,7 +11,15 @@ from typing import TypeVar
 import pytest
 
 from orchestrator.errors import NotFound, PipelineUnavailable
-from orchestrator.events import Completed, Event, FinishReason, Restarted, Started, Token
+from orchestrator.events import (
+    Cancelled,
+    Completed,
+    Event,
+    FinishReason,
+    Restarted,
+    Started,
+    Token,
+)
 from orchestrator.ids import new_id
 from orchestrator.job import Job, Status
 from orchestrator.stores.redis import scripts
@@ -314,6 +322,36 @@ def test_an_end_during_an_outage_waits_for_redis(own: RedisServer, store: RedisS
     run.join(WAIT_S)
     assert run.is_ended
     assert store.get(job.id).result == "".join(run.said)
+
+
+def test_a_run_given_back_during_an_outage_does_not_end_its_request(
+    own: RedisServer, store: RedisStore
+) -> None:
+    jobs = [claimed(store) for _ in range(20)]
+    own.kill()
+    for job in jobs:
+        store.append(job.id, Token(0, "half"), job.run)
+
+    def stop(job: Job) -> None:
+        while store.append(job.id, Token(1, "x"), job.run):
+            time.sleep(0.001)
+        store.finish(job.id, Cancelled(), job.run)
+
+    def give_back(job: Job) -> None:
+        store.give_back(job.id, job.run)
+
+    calls = [
+        threading.Thread(target=act, args=(job,), daemon=True)
+        for act in (stop, give_back)
+        for job in jobs
+    ]
+    for call in calls:
+        call.start()
+    own.start()
+    for call in calls:
+        call.join(WAIT_S)
+    persistently(store.sweep)
+    assert {store.get(job.id).status for job in jobs} == {Status.PENDING}
 
 
 def test_a_claim_during_an_outage_waits_for_redis(own: RedisServer, store: RedisStore) -> None:

@@ -69,7 +69,10 @@ class DramatiqDispatcher:
 
     def run(self, job_id: str, route: Route) -> None:
         """Nothing runs here: it is sent as others are."""
-        self.put(self._store.get(job_id))
+        try:
+            self.put(self._store.get(job_id))
+        except OrchestratorError as error:
+            logger.warning("request %s is sent later: %s", job_id, error)
 
     def cancel(self, job_id: str) -> None:
         """The store tells whoever runs it."""

@@ -206,8 +206,9 @@ class RedisStore(Views):
         script, arguments = self._requeue(job_id, run)
         if held is None:
             return self._changed(job_id, self._link.call(script, *arguments))
-        held.close()
         with self._writer.releasing(held):
+            # Not before: its run, told that no more is wanted, would end the request first.
+            held.close()
             return self._changed(
                 job_id, self._writer.patiently(lambda: self._link.call(script, *arguments))
             )
