@@ -13,17 +13,18 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run install test check format bench overhead clean
+.PHONY: help run run-scaled install test check format bench overhead clean
 
 help:
-	@echo "make run      build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
-	@echo "make install  build .venv with the package in it; then .venv/bin/orchestrator serve"
-	@echo "make test     every test; some of them: make test ARGS='tests/unit -k frames'"
-	@echo "make check    format, lint, types, tests"
-	@echo "make format   format the code and mend what the linter can"
-	@echo "make bench    measure submit and poll beside a bare WSGI app"
-	@echo "make overhead measure streams through the service beside the model server itself"
-	@echo "make clean    remove what the others built"
+	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
+	@echo "make run-scaled the same as two web processes and two workers, over a Redis of its own"
+	@echo "make install    build .venv with the package in it; then .venv/bin/orchestrator serve"
+	@echo "make test       every test; some of them: make test ARGS='tests/unit -k frames'"
+	@echo "make check      format, lint, types, tests"
+	@echo "make format     format the code and mend what the linter can"
+	@echo "make bench      measure submit and poll beside a bare WSGI app"
+	@echo "make overhead   measure streams through the service beside the model server itself"
+	@echo "make clean      remove what the others built"
 
 # What a local model needs comes along only where one is asked for.
 LOCAL := $(if $(filter engine,$(ORCHESTRATOR_BACKEND)),$(VENV)/local)
@@ -33,6 +34,9 @@ run: $(VENV)/built $(LOCAL)
 
 install: $(VENV)/built $(LOCAL)
 	@echo "$(VENV)/bin/orchestrator is there; '$(VENV)/bin/orchestrator serve' starts the server."
+
+run-scaled: $(VENV)/built
+	@exec $(VENV)/bin/orchestrator run-scaled
 
 test: $(DEV)/built
 	$(DEV)/bin/python -m pytest -n $(PROCESSES) $(ARGS)

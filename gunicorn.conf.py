@@ -31,7 +31,7 @@ keepalive = 5
 timeout = 30
 graceful_timeout = settings.graceful_timeout_s
 
-# Replacing the only worker would cut every stream.
+# Replacing a worker cuts its streams, all of them where it is the only one.
 max_requests = 0
 
 # A line per request costs a third of a request, and its query strings may hold tokens.
@@ -69,18 +69,18 @@ def on_starting(server):  # type: ignore[no-untyped-def]
 
 
 def nworkers_changed(server, new_value, old_value):  # type: ignore[no-untyped-def]
-    """Keep to one worker when a signal (TTIN) asks for another."""
-    if old_value is not None and new_value > 1:
+    """Keep to one worker without Redis when a signal (TTIN) asks for another."""
+    if old_value is not None and new_value > 1 and not settings.redis_url:
         server.log.warning("The memory store lives in one process: there is no second worker.")
         server.num_workers = old_value
 
 
 def unworkable(cfg):  # type: ignore[no-untyped-def]
     """Return what is wrong with the settings, those of the command line included, or None."""
-    if cfg.workers > 1:
+    if cfg.workers > 1 and not settings.redis_url:
         return (
             f"{cfg.workers} workers asked for, but the memory store lives in one process. Start "
-            "with one worker."
+            "with one worker, or set REDIS_URL."
         )
     if cfg.preload_app:
         return "--preload loads the app before gevent is in place. Leave it out."

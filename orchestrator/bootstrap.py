@@ -1,6 +1,7 @@
 """The composition root: settings in, a service out. Only here are concrete classes named."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,11 @@ from orchestrator.backends.probe import list_models
 from orchestrator.backends.python import PythonBackend
 from orchestrator.backends.upstream import Limits
 from orchestrator.config import Settings
+from orchestrator.dispatch.dramatiq.broker import Broker
+from orchestrator.dispatch.dramatiq.dispatcher import DramatiqDispatcher
+from orchestrator.dispatch.dramatiq.duties import Duties
 from orchestrator.dispatch.pool import Pool
+from orchestrator.errors import ConfigError, PipelineUnavailable
 from orchestrator.routes_file import (
     ENGINE_CONTEXT,
     KINDS,
@@ -35,7 +40,10 @@ from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service
 from orchestrator.stores.cache import MemoryCache
 from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.redis.store import Leases, RedisStore
 from orchestrator.urls import joined
+
+logger = logging.getLogger("orchestrator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,11 +265,20 @@ class Routes:
 
 
 def build_service(settings: Settings) -> Service:
-    """Return a service over the memory store and the in-process pool.
+    """Return the service of a process that answers clients. Raises ConfigError.
 
-    Local models are being loaded from then on. Raises ConfigError.
+    It runs requests itself, in memory, and loads local models from then on; or it leaves all that
+    to workers, where there is a Redis.
     """
     routes = Routes(settings)
+    if settings.redis_url:
+        store = _redis_store(settings.redis_url, settings)
+        dispatcher = DramatiqDispatcher(Broker(settings.queue_url), store)
+        return _shared_service(settings, store, dispatcher, routes)
+    return _service_in_memory(settings, routes)
+
+
+def _service_in_memory(settings: Settings, routes: Routes) -> Service:
     store = MemoryStore(
         queue_limit=settings.queue_limit,
         retention_s=settings.retention_s,
@@ -271,6 +288,60 @@ def build_service(settings: Settings) -> Service:
     pool = Pool(Runner(store, routes.of.__getitem__), concurrency)
     routes.start()
     return Service(store, pool, routes.models)
+
+
+def check_worker(settings: Settings) -> str:
+    """Return where a worker's requests are. Raises ConfigError where it can have none."""
+    if not settings.redis_url:
+        raise ConfigError(
+            "REDIS_URL is not set. Workers take their requests from Redis: give them the same "
+            "address as the web processes."
+        )
+    return settings.redis_url
+
+
+def build_worker(settings: Settings) -> Broker:
+    """Return the broker whose messages this process is to run. Raises ConfigError."""
+    url = check_worker(settings)
+    routes = Routes(settings)
+    store = _redis_store(url, settings)
+    broker = Broker(settings.queue_url)
+    dispatcher = DramatiqDispatcher(broker, store)
+    duties = Duties(
+        Runner(store, routes.of.__getitem__),
+        store,
+        dispatcher,
+        helpers=[routes.start, _shared_service(settings, store, dispatcher, routes).start],
+        most_at_once=routes.most_at_once,
+        renew_s=settings.lease_s / 3,
+        graceful_s=settings.graceful_timeout_s,
+    )
+    duties.declare(broker)
+    return broker
+
+
+def _redis_store(url: str, settings: Settings) -> RedisStore:
+    store = RedisStore(
+        url,
+        queue_limit=settings.queue_limit,
+        retention_s=settings.retention_s,
+        leases=Leases(settings.lease_s, grace_s=settings.lease_s / 2),
+    )
+    try:
+        for sentence in store.check():
+            logger.warning("%s", sentence)
+    except PipelineUnavailable as error:
+        # It is waited for: nothing needs a restart when it comes.
+        logger.warning("%s", error.message)
+    return store
+
+
+def _shared_service(
+    settings: Settings, store: RedisStore, dispatcher: DramatiqDispatcher, routes: Routes
+) -> Service:
+    # What answers for a model is looked at where it runs.
+    models = [Model(model.id, model.backend) for model in routes.models]
+    return Service(store, dispatcher, models, sweep_s=min(2.0, settings.lease_s / 3))
 
 
 def build_reader(settings: Settings, service: Service) -> SubmitReader:

@@ -1,17 +1,24 @@
 """The `orchestrator` command."""
 
 import argparse
+import contextlib
 import errno
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from orchestrator import __version__, config
+from orchestrator import __version__, config, scaled
+from orchestrator.bootstrap import check_worker
 from orchestrator.check import Check
 from orchestrator.errors import ConfigError
+from orchestrator.server import raise_file_limit
+
+EXIT_RESERVE_S = 2
+"""What of graceful_timeout is kept for a worker to go."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve the API; settings come from the environment")
+    worker = commands.add_parser(
+        "worker", help="run requests that web processes keep in Redis; needs REDIS_URL"
+    )
+    worker.add_argument(
+        "--processes", type=_count, default=1, help="how many processes (default: 1)"
+    )
+    commands.add_parser(
+        "run-scaled",
+        help="two web processes and two workers, with a Redis of their own where REDIS_URL is not "
+        "set",
+    )
     commands.add_parser("settings", help="list the settings as a Markdown table")
     check = commands.add_parser(
         "check-config", help="say what the configuration means, and whether its backends answer"
@@ -33,10 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "check-config":
             return _check_config(config.load(routes=options.file))
+        if command == "worker":
+            _work(config.load(), options.processes)
+        if command == "run-scaled":
+            return _run_scaled()
         _serve(config.load())
     except ConfigError as error:
         sys.stderr.write(f"orchestrator: {error}\n")
         return 1
+
+
+def _count(text: str) -> int:
+    """a whole number from 1"""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not {_count.__doc__}.")
+    return value
 
 
 def _check_config(settings: config.Settings) -> int:
@@ -50,11 +80,44 @@ def _serve(settings: config.Settings) -> NoReturn:
     sys.stdout.write(greeting(settings))
     sys.stdout.flush()
     # As a program of its own: what this one has imported, gevent could no longer patch.
+    os.execv(sys.executable, _server())
+
+
+def _server() -> list[str]:
     conf = str(_configuration_file())
-    os.execv(
-        sys.executable,
-        [sys.executable, "-m", "gunicorn", "--config", conf, "orchestrator.web:create_app()"],
-    )
+    return [sys.executable, "-m", "gunicorn", "--config", conf, "orchestrator.web:create_app()"]
+
+
+def _work(settings: config.Settings, processes: int) -> NoReturn:
+    check_worker(settings)
+    command = Path(sys.executable).with_name("dramatiq-gevent")
+    found = str(command) if command.exists() else shutil.which("dramatiq-gevent")
+    if not found:
+        raise ConfigError("dramatiq-gevent is not installed: pip install 'dramatiq~=2.2.1'.")
+    # It patches the standard library before anything else is imported, so it can't be called here.
+    arguments = {
+        "--processes": processes,
+        "--threads": settings.concurrency,
+        "--worker-shutdown-timeout": 1000 * (settings.graceful_timeout_s - EXIT_RESERVE_S),
+    }
+    # For each request the upstream's socket, and something it may open itself.
+    if warning := raise_file_limit(2 * settings.concurrency + 100):
+        sys.stderr.write(f"orchestrator: {warning}\n")
+    flat = [str(part) for pair in arguments.items() for part in pair]
+    sys.stdout.flush()
+    os.execv(found, [found, "orchestrator.worker", *flat])
+
+
+def _run_scaled() -> int:
+    environ = config.environment()
+    with contextlib.ExitStack() as stack:
+        if not environ.get("REDIS_URL"):
+            environ["REDIS_URL"] = stack.enter_context(scaled.redis())
+        environ.setdefault("WEB_CONCURRENCY", str(scaled.WEB_PROCESSES))
+        settings = config.load(environ)
+        _check_address(settings)
+        worker = [sys.executable, "-m", "orchestrator", "worker"]
+        return scaled.Scaled(settings, environ).run(_server(), worker, greeting(settings))
 
 
 def _configuration_file() -> Path:

@@ -134,6 +134,12 @@ class DeadlineExceeded(RunError):
     code = "DEADLINE_EXCEEDED"
 
 
+class WorkerLost(RunError):
+    """Whoever ran the request died, again and again."""
+
+    code = "WORKER_LOST"
+
+
 class ShuttingDown(RunError):
     """The server stopped before the request could end."""
 

@@ -90,13 +90,18 @@ class IllegalMove(Exception):
 
 
 class Job(NamedTuple):
-    """One request at one moment. Times are seconds since the epoch; ids are UUIDv7."""
+    """One request at one moment. Times are seconds since the epoch; ids are UUIDv7.
+
+    ``run`` counts, from 1, to whom the request was given to be run; ``attempts`` how often a
+    model was asked.
+    """
 
     id: str
     request: GenerateRequest
     created_at: float
     status: Status = Status.PENDING
     backend: str | None = None
+    run: int = 1
     attempts: int = 0
     started_at: float | None = None
     first_token_at: float | None = None

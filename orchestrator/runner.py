@@ -32,6 +32,22 @@ YIELD_EVERY = 32
 """Tokens between two bows to other greenlets: a backend that never waits would starve them."""
 
 
+class _Run:
+    """One run of a request in this process; ``number`` is its job's once it is claimed.
+
+    ``spent`` has what each attempt without an answer cost.
+    """
+
+    __slots__ = ("deadline", "job_id", "number", "spent", "stop")
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.stop = StopSignal()
+        self.number: int | None = None
+        self.deadline = math.inf
+        self.spent: list[Usage | None] = [None]
+
+
 class Runner:
     """Runs requests, and knows which ones run in this process.
 
@@ -47,46 +63,51 @@ class Runner:
         self._store = store
         self._route_of = route_of
         self._clock = clock
+        # Runs of one request may be two: this process may be given again what it was too slow for.
         # Each use of it is one step that no thread can come between.
-        self._running: dict[str, tuple[StopSignal, float]] = {}
+        self._running: dict[_Run, None] = {}
 
     def run(self, job_id: str, route: Route | None = None) -> Sequence[Job]:
         """Run a pending request to its end. Returns the jobs whose session is free now.
 
         ``route`` answers in place of the model's own.
         """
-        stop = StopSignal()
-        if self._running.setdefault(job_id, (stop, math.inf))[0] is not stop:
-            return ()
+        run = _Run(job_id)
+        self._running[run] = None
         try:
             route = route or self._route_of(self._store.get(job_id).request.model)
             claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()
             job, history = claimed
-            self._running[job_id] = (stop, self._clock() + job.request.timeout_s)
-            spent: list[Usage | None] = [None]
-            end = self._generate(job, history, route, stop, spent)
-            if lost := [usage for usage in spent if usage]:
+            run.number = job.run
+            run.deadline = self._clock() + job.request.timeout_s
+            end = self._generate(job, history, route, run)
+            if lost := [usage for usage in run.spent if usage]:
                 end = replace(end, failed_usage=reduce(add, lost))
-            return self._store.finish(job_id, end).ready
+            return self._store.finish(job_id, end, job.run).ready
         except (NotFound, ResultExpired):
             return ()
         finally:
-            del self._running[job_id]
+            del self._running[run]
 
-    def stop(self, job_id: str, reason: OrchestratorError | None = None) -> None:
-        """Stop a request if it runs here: as cancelled, or failed with ``reason``."""
-        running = self._running.get(job_id)
-        if running:
-            running[0].request(reason)
+    def stop(
+        self, job_id: str, reason: OrchestratorError | None = None, number: int | None = None
+    ) -> None:
+        """Stop a request if it runs here: as cancelled, or failed with ``reason``.
+
+        ``number`` names one run of it, where others may go on.
+        """
+        for run in list(self._running):
+            if run.job_id == job_id and number in (None, run.number):
+                run.stop.request(reason)
 
     def stop_late(self) -> None:
         """Stop what runs past its deadline. To be called a few times a second."""
         now = self._clock()
-        for stop, deadline in list(self._running.values()):
-            if deadline <= now:
-                stop.request(
+        for run in list(self._running):
+            if run.deadline <= now:
+                run.stop.request(
                     DeadlineExceeded(
                         "The request ran into its time limit. Allow more with timeout_s, or ask "
                         "for less with max_tokens.",
@@ -94,18 +115,22 @@ class Runner:
                     )
                 )
 
+    @property
+    def running(self) -> list[tuple[str, int]]:
+        """The id and run of each request that was claimed here and has not ended."""
+        runs = list(self._running)
+        return [(run.job_id, run.number) for run in runs if run.number is not None]
+
     def stop_all(self) -> None:
         """Stop everything that runs here, because the process is about to end."""
-        for stop, _ in list(self._running.values()):
-            stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
+        for run in list(self._running):
+            run.stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
 
-    def _generate(
-        self, job: Job, history: History, route: Route, stop: StopSignal, spent: list[Usage | None]
-    ) -> Terminal:
-        """Return the end; what each attempt without an answer cost goes to ``spent``."""
+    def _generate(self, job: Job, history: History, route: Route, run: _Run) -> Terminal:
+        stop = run.stop
         try:
             stream = route.stream(job.request, history.conversation(job.request), stop)
-            return self._relay(job.id, stream, stop, spent)
+            return self._relay(job, stream, run)
         except BaseException as error:
             # All there is: a backend's SystemExit or gevent.Timeout would end a slot of the pool.
             if stop.requested or isinstance(error, Stopped):
@@ -116,26 +141,24 @@ class Runner:
             logger.exception("request %s: the backend %s is faulty", job.id, route.name)
             return _failed(OrchestratorError("The server has a fault; its log says more."))
 
-    def _relay(
-        self, job_id: str, stream: Stream, stop: StopSignal, spent: list[Usage | None]
-    ) -> Terminal:
+    def _relay(self, job: Job, stream: Stream, run: _Run) -> Terminal:
         chunk = 0
         try:
             for count, piece in enumerate(stream, 1):
                 if isinstance(piece, Usage):
                     # Before a look at the stop: what a cancelled answer cost is paid for too.
-                    spent[-1] = piece
+                    run.spent[-1] = piece
                     continue
-                stop.check()
+                run.stop.check()
                 if isinstance(piece, Finish):
-                    spent[-1] = None
+                    run.spent[-1] = None
                     return Completed(piece.reason, piece.usage)
                 if isinstance(piece, Attempt):
-                    spent.append(None)
-                    self._begin_anew(job_id, piece, has_said=chunk > 0)
+                    run.spent.append(None)
+                    self._begin_anew(job, piece, has_said=chunk > 0)
                     chunk = 0
                     continue
-                if not self._store.append(job_id, Token(chunk, _clean(piece))):
+                if not self._store.append(job.id, Token(chunk, _clean(piece)), job.run):
                     raise Stopped
                 chunk += 1
                 if count % YIELD_EVERY == 0:
@@ -144,12 +167,16 @@ class Runner:
             stream.close()
         raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
 
-    def _begin_anew(self, job_id: str, attempt: Attempt, has_said: bool) -> None:
-        """Tell readers of another attempt where it takes words back; note it otherwise."""
+    def _begin_anew(self, job: Job, attempt: Attempt, has_said: bool) -> None:
+        """Tell readers of another attempt where it takes words back; note it otherwise.
+
+        Attempts are counted over all runs: the route knows of this one alone.
+        """
+        number = job.attempts - 1 + attempt.number
         if has_said:
-            goes_on = self._store.append(job_id, Restarted(attempt.number, attempt.backend))
+            goes_on = self._store.append(job.id, Restarted(number, attempt.backend), job.run)
         else:
-            goes_on = self._store.attempt(job_id, attempt.number, attempt.backend)
+            goes_on = self._store.attempt(job.id, number, attempt.backend, job.run)
         if not goes_on:
             raise Stopped
 

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from orchestrator.dispatch.base import Dispatcher
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, ShuttingDown
@@ -18,12 +20,16 @@ from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Stor
 
 logger = logging.getLogger("orchestrator")
 
+T = TypeVar("T")
+
 SWEEP_S = 0.5
 """How often what is late or past its retention is looked for."""
 BATCH = 256
 """Events a reader is handed at once, at most."""
 START = -1
 """The cursor before the first event of a log."""
+RETRY_S = 0.5
+"""How often those who follow a request ask a store that is out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,18 @@ class Model:
 class Service:
     """The rules, over a store and a dispatcher."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, models: Sequence[Model]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        models: Sequence[Model],
+        sweep_s: float = SWEEP_S,
+    ) -> None:
         self.models = models
         self._models = {model.id: model for model in models}
         self._store = store
         self._dispatcher = dispatcher
+        self._sweep_s = sweep_s
         self._draining = threading.Event()
 
     def start(self) -> None:
@@ -59,6 +72,12 @@ class Service:
     def is_draining(self) -> bool:
         """Whether the service is about to stop and takes nothing new."""
         return self._draining.is_set()
+
+    def check(self) -> None:
+        """Raise PipelineUnavailable while nothing new can be taken."""
+        if self.is_draining:
+            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
+        self._dispatcher.check()
 
     def submit(
         self, request: GenerateRequest, idempotency: Idempotency | None = None
@@ -119,18 +138,32 @@ class Service:
         page = self._store.read(job_id, after - 1, limit=1)
         return after if page.events or page.job.status.is_terminal else START
 
-    def follow(self, job_id: str, after: int, pause: float) -> Iterator[LogPage]:
+    def follow(self, job_id: str, after: int, pause: float) -> Iterator[LogPage | None]:
         """Yield pages of events after a cursor; the last one is complete.
 
-        A page without events says that ``pause`` seconds passed with nothing to tell.
+        None says that ``pause`` seconds passed with nothing to tell: a store that is out of reach
+        is waited for.
         """
         while True:
-            page = self._store.read(job_id, after, BATCH, pause)
+            read = partial(self._store.read, job_id, after, BATCH)
+            page = _patiently(read, pause)
+            if page is None or not (page.events or page.complete):
+                yield None
+                continue
             if page.events:
                 after = page.events[-1][0]
             yield page
             if page.complete:
                 return
+
+    def await_end(self, job_id: str, pause: float) -> Iterator[Job | None]:
+        """Yield the request once it has ended, and None for every ``pause`` until then."""
+        while True:
+            job = _patiently(partial(self._store.wait, job_id), pause)
+            if job and job.status.is_terminal:
+                yield job
+                return
+            yield None
 
     def jobs(
         self,
@@ -174,7 +207,7 @@ class Service:
             for job in left:
                 # One that ended by itself may be gone by now.
                 with contextlib.suppress(NotFound, ResultExpired):
-                    self._store.finish(job.id, Failed(reason.code, reason.message))
+                    self._store.finish(job.id, Failed(reason.code, reason.message), job.run)
             logger.warning("%d requests ended by the restart", len(left))
         return had_some
 
@@ -182,8 +215,7 @@ class Service:
         """Raise PipelineUnavailable where nothing new is taken: while the server stops, or while
         nothing answers for the model and no answer is kept.
         """
-        if self.is_draining:
-            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
+        self.check()
         if model := self._models.get(request.model):
             try:
                 model.check()
@@ -200,6 +232,9 @@ class Service:
             history = self._store.session(request.session_id).history
         except NotFound:
             history = History()
+        except PipelineUnavailable:
+            # What was accepted is never refused: it is run as if nothing were kept.
+            return None
         return model.recall(request, history.conversation(request))
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:
@@ -208,10 +243,28 @@ class Service:
 
     def _keep_house(self) -> None:
         while True:
-            time.sleep(SWEEP_S)
+            time.sleep(self._sweep_s)
             try:
                 for change in self._store.sweep():
-                    self._dispatcher.cancel(change.job.id)
+                    if change.changed:
+                        self._dispatcher.cancel(change.job.id)
                     self._dispatch(change.ready)
+            except PipelineUnavailable as error:
+                logger.debug("the housekeeping waits: %s", error.message)
             except Exception:
                 logger.exception("the housekeeping failed; it goes on")
+
+
+def _patiently(ask: Callable[[float], T], pause: float) -> T | None:
+    """Ask with the seconds left of ``pause``, again and again while the store is out of reach."""
+    deadline = time.monotonic() + pause
+    left = pause
+    while True:
+        try:
+            return ask(left)
+        except PipelineUnavailable:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(RETRY_S, left))
+            left = max(0.0, deadline - time.monotonic())

@@ -41,7 +41,7 @@ def environment(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(foreign) and name not in ("PORT", "WEB_CONCURRENCY")
+        if not name.startswith(foreign) and name not in ("PORT", "WEB_CONCURRENCY", "REDIS_URL")
     }
     return {**kept, "PATH": f"{SCRIPTS}:{kept['PATH']}", **more}
 

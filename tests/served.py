@@ -76,7 +76,7 @@ def environment(**environ: str) -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("ORCHESTRATOR_", "OPENAI_", "ANTHROPIC_"))
-        and name not in ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "HF_ENDPOINT")
+        and name not in ("PORT", "WEB_CONCURRENCY", "REDIS_URL", "GUNICORN_CMD_ARGS", "HF_ENDPOINT")
     }
     return kept | {"PYTHONPATH": str(ROOT)} | environ
 

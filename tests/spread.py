@@ -20,12 +20,15 @@ CROWDS = (
 # apart from its file. Anything new is a whole file, and comes last.
 LONG = {
     f"{UNDER_GEVENT}[integration]": 36,
+    "tests/e2e/test_deaths.py": 75,
     "tests/e2e/test_playground.py": 35,
     "tests/e2e/test_shutdown.py": 24,
     f"{UNDER_GEVENT}[failover]": 20,
     "tests/integration/test_failover.py": 20,
     "tests/e2e/test_faults.py": 25,
     "tests/e2e/test_engine.py": 15,
+    "tests/e2e/test_scaled.py": 30,
+    "tests/e2e/test_run_scaled.py": 20,
     "tests/e2e/test_sse.py": 20,
     "tests/e2e/test_websocket.py": 20,
     "tests/e2e/test_rest.py": 16,

@@ -13,8 +13,15 @@ class Dispatcher(Protocol):
         """Begin to run jobs."""
         ...
 
+    def check(self) -> None:
+        """Raise PipelineUnavailable while nothing would run what is put."""
+        ...
+
     def put(self, job: Job) -> None:
-        """Queue a job by its priority. Bounded by the store's admission, so it never refuses."""
+        """Queue a job by its priority. Bounded by the store's admission, so it never refuses.
+
+        Where it can't for now, the store's sweep gives the job again.
+        """
         ...
 
     def run(self, job_id: str, route: Route) -> None:

@@ -46,6 +46,9 @@ class Pool:
     def start(self) -> None:
         threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True).start()
 
+    def check(self) -> None:
+        """What is put here always runs."""
+
     def put(self, job: Job) -> None:
         with self._lock:
             self._queues[job.request.priority].put(job.id, self._clock())

@@ -1,9 +1,10 @@
 """The ports to storage: every transition of a request is one atomic step of a store.
 
 Ids that are not there raise NotFound, or ResultExpired where they are older than the retention.
+A store that is out of reach raises PipelineUnavailable, within a second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -12,6 +13,11 @@ from orchestrator.job import Job, Status
 from orchestrator.session import History, Session
 
 T = TypeVar("T")
+
+IDEMPOTENCY_S = 24 * 3600.0
+"""How long an idempotency key is kept."""
+SCAN_LIMIT = 10_000
+"""How many requests one page of a list looks at: a filter that matches nothing stays quick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of a transition; ``ready`` are jobs whose session it set free."""
+    """What became of a transition; ``ready`` are jobs to hand to the dispatcher now."""
 
     job: Job
     changed: bool
@@ -68,7 +74,11 @@ class Listing(Generic[T]):
 
 
 class Store(Protocol):
-    """Jobs with their logs, sessions, and idempotency keys."""
+    """Jobs with their logs, sessions, and idempotency keys.
+
+    ``run`` is that of the claimed job, ``Job.run``: what an earlier run of it still writes
+    changes nothing.
+    """
 
     def submit(self, job: Job, idempotency: Idempotency | None = None) -> Submission:
         """Admit a pending job and claim or queue for its session.
@@ -85,17 +95,22 @@ class Store(Protocol):
         ...
 
     def claim(self, job_id: str, backend: str) -> tuple[Job, History] | None:
-        """Start a pending job; None where it isn't pending any more."""
-        ...
+        """Start a pending job; None where it isn't pending any more.
 
-    def append(self, job_id: str, event: Event) -> bool:
-        """Append a token or a restart to a running job's log.
-
-        False where it has ended or was asked to stop. Raises PipelineUnavailable (memory full).
+        One that ran before goes on with a restart in its log, where words of it are to be taken
+        back.
         """
         ...
 
-    def attempt(self, job_id: str, number: int, backend: str) -> bool:
+    def append(self, job_id: str, event: Event, run: int = 1) -> bool:
+        """Append a token or a restart to a running job's log.
+
+        False where it has ended, was asked to stop, or runs elsewhere. What was appended may take
+        a moment until others see it. Raises PipelineUnavailable (memory full).
+        """
+        ...
+
+    def attempt(self, job_id: str, number: int, backend: str, run: int = 1) -> bool:
         """Note that a running job's attempt ``number`` asks ``backend``, its log being as it was.
 
         For attempts that make no word of the answer void; others are a restart in the log. False
@@ -103,10 +118,11 @@ class Store(Protocol):
         """
         ...
 
-    def finish(self, job_id: str, event: Terminal) -> Change:
+    def finish(self, job_id: str, event: Terminal, run: int = 1) -> Change:
         """End a live job. The first end wins; later ones change nothing.
 
-        A job that was asked to stop ends as cancelled, whatever ``event`` is.
+        A job that was asked to stop ends as cancelled, whatever ``event`` is. For a job that was
+        claimed here, a store out of reach is waited for.
         """
         ...
 
@@ -163,7 +179,44 @@ class Store(Protocol):
         ...
 
     def live(self) -> Sequence[Job]:
-        """Return the jobs that are pending or processing."""
+        """Return the jobs that would end with this process."""
+        ...
+
+
+class LeasedStore(Store, Protocol):
+    """A store that several processes share: who claims a job has it on a lease.
+
+    A sweep gives those whose lease ran out to others, as it hands out again what the dispatcher
+    was never told of: see ``ready`` of its changes.
+    """
+
+    def renew(self) -> Sequence[tuple[str, int]]:
+        """Renew the leases of all jobs claimed here, well before they run out.
+
+        Returns the id and run of those to stop: asked to, ended by others, or run by others.
+        """
+        ...
+
+    def give_back(self, job_id: str, run: int) -> Change:
+        """Have a job that was claimed here run elsewhere; it ends instead if asked to stop."""
+        ...
+
+    def sent(self, job_id: str) -> None:
+        """Note that the dispatcher has handed a ready job on.
+
+        A sweep does so again only after 20 s of waiting, and then whenever these have doubled.
+        """
+        ...
+
+    def position(self, job: Job) -> int:
+        """Return how many ready jobs are ahead of this one, by priority."""
+        ...
+
+    def on_stop(self, tell: Callable[[str], None]) -> None:
+        """Have ``tell`` called with the id of each running job that is asked to stop, anywhere.
+
+        Calls may be missed while the store is out of reach; ``renew`` tells of those.
+        """
         ...
 
 

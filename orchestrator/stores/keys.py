@@ -4,10 +4,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.errors import IdempotencyKeyReused
-from orchestrator.stores.base import Idempotency
+from orchestrator.stores import refusals
+from orchestrator.stores.base import IDEMPOTENCY_S, Idempotency
 
-IDEMPOTENCY_S = 24 * 3600.0
 KEY_BYTES = 580
 """What a key costs beside its text, in bytes: measured."""
 
@@ -38,11 +37,7 @@ class Keys:
         self.drop_expired()
         earlier = self._keys.get(idempotency.key)
         if earlier and earlier.fingerprint != idempotency.fingerprint:
-            raise IdempotencyKeyReused(
-                "This Idempotency-Key came before with another body. Use a new key for a new "
-                "request.",
-                request_id=earlier.request_id,
-            )
+            raise refusals.reused(earlier.request_id)
         return earlier
 
     def add(self, idempotency: Idempotency, request_id: str, session_id: str) -> None:

@@ -8,19 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.errors import (
-    DeadlineExceeded,
-    InProgress,
-    NotFound,
-    PipelineUnavailable,
-    ResultExpired,
-    SessionBusy,
-)
-from orchestrator.events import Cancelled, Event, Failed, Started, Terminal
+from orchestrator.errors import PipelineUnavailable
+from orchestrator.events import Cancelled, Event, Started, Terminal
 from orchestrator.ids import created_at
 from orchestrator.job import GenerateRequest, Job, OnBusy, Status
 from orchestrator.session import History, Session
-from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Submission
+from orchestrator.stores import refusals
+from orchestrator.stores.base import (
+    SCAN_LIMIT,
+    Change,
+    Idempotency,
+    Listing,
+    LogPage,
+    Submission,
+)
 from orchestrator.stores.keys import Keys, key_bytes
 from orchestrator.stores.log import EventLog
 from orchestrator.stores.order import OrderedIds
@@ -31,8 +32,6 @@ JOB_BYTES = 1_000
 SESSIONS_SHARE = 0.5
 KEYS_SHARE = 0.25
 """What of the memory idle sessions, and keys, may fill up before results have to go for them."""
-SCAN_LIMIT = 10_000
-"""How many requests one page of a list looks at: a filter that matches nothing stays quick."""
 
 
 @dataclass(slots=True)
@@ -119,27 +118,28 @@ class MemoryStore:
             self._log(entry, started)
             return entry.job, self._sessions.history(entry.job.request.session_id)
 
-    def append(self, job_id: str, event: Event) -> bool:
+    def append(self, job_id: str, event: Event, run: int = 1) -> bool:
         with self._lock:
-            entry = self._running.get(job_id)
-            if entry is None or entry.job.cancel_requested_at is not None:
+            entry = self._going_on(job_id, run)
+            if entry is None:
                 return False
             entry.job = entry.job.apply(event, self._clock())
             self._log(entry, event)
             self._make_room(0)
             return True
 
-    def attempt(self, job_id: str, number: int, backend: str) -> bool:
+    def attempt(self, job_id: str, number: int, backend: str, run: int = 1) -> bool:
         with self._lock:
-            entry = self._running.get(job_id)
-            if entry is None or entry.job.cancel_requested_at is not None:
+            entry = self._going_on(job_id, run)
+            if entry is None:
                 return False
             entry.job = entry.job.attempt(number, backend)
             return True
 
-    def finish(self, job_id: str, event: Terminal) -> Change:
+    def finish(self, job_id: str, event: Terminal, run: int = 1) -> Change:
         with self._lock:
-            return self._finish(self._entry(job_id), event)
+            entry = self._entry(job_id)
+            return self._finish(entry, event) if entry.job.run == run else Change(entry.job, False)
 
     def cancel(self, job_id: str) -> Change:
         with self._lock:
@@ -154,15 +154,15 @@ class MemoryStore:
                 for entry in self._pending.values()
                 if entry.job.created_at + entry.job.request.queue_timeout_s <= now
             ]
-            return [self._finish(entry, _waited_too_long(entry.job)) for entry in late]
+            return [
+                self._finish(entry, refusals.waited_too_long(entry.job.request)) for entry in late
+            ]
 
     def delete(self, job_id: str) -> None:
         with self._lock:
             entry = self._entry(job_id)
             if not entry.job.status.is_terminal:
-                raise InProgress(
-                    f"Request {job_id} is {entry.job.status}. Cancel it first, or wait for its end."
-                )
+                raise refusals.live(job_id, entry.job.status)
             self._drop(job_id)
 
     def delete_session(self, session_id: str) -> None:
@@ -246,11 +246,14 @@ class MemoryStore:
         made_at = created_at(job_id)
         old = max(self._clock() - self._retention_s, self._evicted_until)
         if entry or (made_at is not None and made_at <= old):
-            raise ResultExpired(
-                f"Request {job_id} is no longer kept: results are kept for {self._retention_s:g} "
-                "seconds after their end, less when memory is short. Submit the prompt again."
-            )
-        raise NotFound(f"There is no request {job_id!r}. Use the request_id that a submit gave.")
+            raise refusals.expired(job_id, self._retention_s)
+        raise refusals.unknown(job_id)
+
+    def _going_on(self, job_id: str, run: int) -> _Entry | None:
+        entry = self._running.get(job_id)
+        if entry is None or entry.job.run != run or entry.job.cancel_requested_at is not None:
+            return None
+        return entry
 
     def _is_expired(self, entry: _Entry) -> bool:
         return entry.job.expires_at is not None and entry.job.expires_at <= self._clock()
@@ -258,18 +261,11 @@ class MemoryStore:
     def _check_idle(self, session_id: str) -> None:
         active = self._sessions.active(session_id)
         if active:
-            raise SessionBusy(
-                f"Session {session_id} runs request {active[0]}. Wait for it, cancel it, or "
-                'submit with on_busy "enqueue", "interrupt" or "parallel".',
-                request_id=active[0],
-            )
+            raise refusals.busy(session_id, active[0])
 
     def _admit(self, job: Job, idempotency: Idempotency | None) -> None:
         if len(self._pending) >= self._queue_limit:
-            raise PipelineUnavailable(
-                f"{self._queue_limit} requests are waiting already. Try again later.",
-                retry_after=5,
-            )
+            raise refusals.full(self._queue_limit)
         size = JOB_BYTES + _request_bytes(job.request)
         key_size = key_bytes(idempotency.key) if idempotency else 0
         self._make_room(size + key_size + SESSION_BYTES)
@@ -368,11 +364,3 @@ def _request_bytes(request: GenerateRequest) -> int:
     for name, value in request.metadata.items():
         size += sys.getsizeof(name) + sys.getsizeof(value) + 50
     return size
-
-
-def _waited_too_long(job: Job) -> Failed:
-    error = DeadlineExceeded(
-        f"The request waited {job.request.queue_timeout_s:g} seconds and no slot came free. Try "
-        "again later, or allow more with queue_timeout_s.",
-    )
-    return Failed(error.code, error.message, stage="queue")

@@ -9,9 +9,9 @@ from itertools import dropwhile, islice
 from math import inf
 from operator import attrgetter
 
-from orchestrator.errors import InProgress, NotFound
 from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import History, Session
+from orchestrator.stores import refusals
 from orchestrator.stores.base import Listing
 
 SESSION_BYTES = 500
@@ -114,10 +114,7 @@ class Sessions:
         """Return a session as it now is. Raises NotFound."""
         session = self._find(session_id)
         if session is None:
-            raise NotFound(
-                f"There is no session {session_id!r}. Sessions are kept for "
-                f"{self._retention_s:g} seconds after their last use."
-            )
+            raise refusals.unknown_session(session_id, self._retention_s)
         return self._view(session)
 
     def page(self, limit: int, cursor: str | None) -> Listing[Session]:
@@ -138,10 +135,7 @@ class Sessions:
         """Forget an idle session. Raises NotFound, InProgress."""
         session = self.view(session_id)
         if session.active:
-            raise InProgress(
-                f"Session {session_id} runs request {session.active[0]}. Cancel it first, or wait "
-                "for its end."
-            )
+            raise refusals.live_session(session_id, session.active[0])
         self.size -= self._idle.pop(session_id).size
 
     def touch(self, session_id: str) -> None:

@@ -25,6 +25,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the process is about to end: what has nothing to deliver now has to go."""
+        return self._finished
+
     def check(self) -> None:
         """Raise PipelineUnavailable when there is no room for one more."""
         if len(self._open) >= self._limit:
@@ -60,6 +65,8 @@ class Connections:
         with self.opened(is_busy=lambda: True, close=lambda: None):
             while (left := deadline - time.monotonic()) > 0 and not is_gone(sock):
                 yield min(left, LOOK_S)
+                if self._finished:
+                    return
 
     def finish(self, timeout: float) -> None:
         """Let connections deliver what they have, ``timeout`` seconds long, then close them.

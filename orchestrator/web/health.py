@@ -3,7 +3,6 @@
 from flask import Blueprint, Response
 
 from orchestrator import __version__
-from orchestrator.errors import PipelineUnavailable
 from orchestrator.web.context import context
 from orchestrator.web.json_io import json_response
 
@@ -35,6 +34,5 @@ def live() -> Response:
 @bp.get("/health/ready")
 def ready() -> Response:
     """Say whether to send requests here."""
-    if context().service.is_draining:
-        raise PipelineUnavailable("The server is restarting.")
+    context().service.check()
     return json_response({"status": "ready"})

@@ -45,15 +45,18 @@ def _frames(
         with connections.opened(is_busy=lambda: True, close=lambda: None):
             yield wire.SSE_RETRY
             for page in service.follow(job_id, after, LOOK_S):
-                if page.events:
+                if page and page.events:
                     silent = 0
                     yield from _chunks(wire.sse(seq, event, job_id) for seq, event in page.events)
                     if len(page.events) == BATCH:
                         # A long log is read without ever waiting: others have their turn.
                         time.sleep(0)
+                    if connections.is_finished and not page.job.status.is_terminal:
+                        # It goes on in another process, and so may its readers.
+                        return
                     continue
                 silent += 1
-                if is_gone(sock):
+                if connections.is_finished or is_gone(sock):
                     return
                 if silent % PING_EVERY == 0:
                     yield wire.SSE_PING

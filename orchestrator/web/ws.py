@@ -244,26 +244,28 @@ class _Conversation:
 
     def _relay_tokens(self, follower: Follower) -> None:
         for page in self._service.follow(follower.request_id, follower.after, LOOK_S):
+            if self._is_over(follower):
+                return
+            if page is None:
+                continue
             for seq, event in page.events:
                 if self._is_over(follower):
                     return
                 frame = wire.ws_frame(seq, event, page.job)
                 if frame:
                     self._tell(follower, frame)
-            if self._is_over(follower):
-                return
             if len(page.events) == BATCH:
                 # A long log is read without ever waiting: others have their turn.
                 time.sleep(0)
-            if page.complete and not page.events:
+            if page.complete and not page.events and not self._is_over(follower):
                 self._tell(follower, wire.ws_end(page.job))
 
     def _relay_end(self, follower: Follower) -> None:
-        while not self._is_over(follower):
-            job = self._service.wait(follower.request_id, LOOK_S)
-            if job.status.is_terminal:
-                self._tell(follower, wire.ws_end(job))
+        for job in self._service.await_end(follower.request_id, LOOK_S):
+            if self._is_over(follower):
                 return
+            if job:
+                self._tell(follower, wire.ws_end(job))
 
     def _tell(self, follower: Follower, frame: Json) -> None:
         self._send(frame | follower.ref if frame["type"] == "error" else frame)

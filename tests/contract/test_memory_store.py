@@ -13,9 +13,8 @@ from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Completed, Failed, FinishReason, Token
 from orchestrator.ids import new_id
 from orchestrator.job import Job, OnBusy, Status
-from orchestrator.stores.base import Idempotency
-from orchestrator.stores.keys import IDEMPOTENCY_S
-from orchestrator.stores.memory import JOB_BYTES, SCAN_LIMIT, MemoryStore
+from orchestrator.stores.base import IDEMPOTENCY_S, SCAN_LIMIT, Idempotency
+from orchestrator.stores.memory import JOB_BYTES, MemoryStore
 from orchestrator.stores.sessions import SESSION_BYTES
 from tests.fakes.asking import WAIT_S
 from tests.fakes.clock import Clock
@@ -455,3 +454,21 @@ def test_a_submit_costs_the_same_whatever_is_stored() -> None:
     finally:
         gc.enable()
     assert many < 5 * few
+
+
+# What ends with the process
+
+
+def test_all_that_has_not_ended_would_end_with_the_process() -> None:
+    store = a_store()
+    assert store.live() == []
+    waiting, running, behind, over = (
+        submitted(store, session_id="chat"),
+        submitted(store),
+        submitted(store, session_id="chat"),
+        ended(store),
+    )
+    assert store.claim(running.id, "echo")
+    assert {job.id for job in store.live()} == {waiting.id, running.id, behind.id}
+    assert {job.status for job in store.live()} == {Status.PENDING, Status.PROCESSING}
+    assert over.id not in {job.id for job in store.live()}

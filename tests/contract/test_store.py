@@ -1,5 +1,6 @@
 """What every store owes: one suite, run over each of them through the port alone."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import Session
 from orchestrator.stores.base import Idempotency, Listing, Store, Submission
 from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.redis.store import RedisStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.clock import Clock
 from tests.fakes.jobs import a_job
@@ -52,11 +54,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory"])
-def make_store(clock: Clock) -> MakeStore:
+@pytest.fixture(params=["memory", "redis"])
+def make_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[MakeStore]:
     """What makes a store of each kind, with other limits where a test says so."""
+    stack = contextlib.ExitStack()
 
-    def make(queue_limit: int = 1_000, retention_s: float = RETENTION_S) -> Store:
+    def make_memory(queue_limit: int = 1_000, retention_s: float = RETENTION_S) -> Store:
         return MemoryStore(
             queue_limit=queue_limit,
             retention_s=retention_s,
@@ -64,7 +67,14 @@ def make_store(clock: Clock) -> MakeStore:
             clock=clock,
         )
 
-    return make
+    def make_redis(queue_limit: int = 1_000, retention_s: float = RETENTION_S) -> Store:
+        url = request.getfixturevalue("redis").url
+        store = RedisStore(url, queue_limit=queue_limit, retention_s=retention_s, clock=clock)
+        stack.callback(store.close)
+        return store
+
+    with stack:
+        yield make_memory if request.param == "memory" else make_redis
 
 
 @pytest.fixture
@@ -114,6 +124,12 @@ def log(store: Store, job: Job) -> list[Event]:
 def told(store: Store, session_id: str) -> list[tuple[str, str]]:
     """Return what a session remembers."""
     return [(turn.role, turn.content) for turn in store.session(session_id).history.messages]
+
+
+def alive(store: Store) -> list[Job]:
+    """Return the requests that have not ended."""
+    statuses = (Status.PENDING, Status.PROCESSING)
+    return [job for status in statuses for job in store.jobs(status, None, 1_000, None).items]
 
 
 def ids(jobs: Sequence[Job]) -> list[str]:
@@ -433,6 +449,22 @@ def test_readers_that_come_and_go_miss_nothing_while_the_log_grows(store: Store)
     assert store.get(job.id).result == "".join(words)
 
 
+def test_what_another_run_writes_changes_nothing(store: Store) -> None:
+    job = claimed(store)
+    before = store.get(job.id)
+    assert before.run == 1
+    for run in (0, 2):
+        assert not store.append(job.id, Token(0, "x"), run)
+        assert not store.append(job.id, Restarted(2), run)
+        assert not store.attempt(job.id, 2, "spare", run)
+        change = store.finish(job.id, DONE, run)
+        assert (change.job, change.changed, change.ready) == (before, False, ())
+    assert store.get(job.id) == before
+    assert log(store, job) == [Started("echo")]
+    assert store.append(job.id, Token(0, "x"), before.run)
+    assert store.finish(job.id, DONE, before.run).changed
+
+
 # Ends
 
 
@@ -657,14 +689,14 @@ def test_two_requests_of_a_session_never_run_at_once(store: Store) -> None:
     race(act)
     runner.join()
     assert most == [1] * RACERS
-    assert store.live() == []
+    assert alive(store) == []
 
 
 def test_a_request_can_refuse_to_wait_for_its_session(store: Store) -> None:
     assert submitted_ready(store, session_id="chat", on_busy=OnBusy.REJECT)
     with pytest.raises(SessionBusy) as caught:
         submitted(store, session_id="chat", on_busy=OnBusy.REJECT)
-    (running,) = store.live()
+    (running,) = alive(store)
     assert caught.value.details == {"request_id": running.id}
     store.cancel(running.id)
     assert submitted_ready(store, session_id="chat", on_busy=OnBusy.REJECT)
@@ -745,7 +777,7 @@ def test_an_interrupt_cancels_those_that_wait_at_once(store: Store) -> None:
     assert {store.get(job.id).status for job in jobs} == {Status.CANCELLED}
     assert all(store.get(job.id).cancel_requested_at for job in jobs)
     assert store.session("chat").active == (last.id,)
-    assert ids(store.live()) == [last.id]
+    assert ids(alive(store)) == [last.id]
 
 
 def test_an_interrupt_reaches_running_waiting_and_parallel_requests(store: Store) -> None:
@@ -1136,7 +1168,7 @@ def test_racing_submits_never_exceed_the_queue(make_store: MakeStore) -> None:
         except PipelineUnavailable:
             return False
 
-    assert sum(race(act)) == len(store.live()) == 10
+    assert sum(race(act)) == len(alive(store)) == 10
 
 
 # What is kept, and for how long
@@ -1382,15 +1414,3 @@ def test_a_cursor_that_is_nonsense_breaks_nothing(store: Store, cursor: str) -> 
     job = ended(store, session_id="chat")
     assert set(ids(store.jobs(None, None, 5, cursor).items)) <= {job.id}
     assert {session.id for session in store.sessions(5, cursor).items} <= {"chat"}
-
-
-def test_the_live_are_those_that_have_not_ended(store: Store) -> None:
-    assert store.live() == []
-    waiting, running, behind = (
-        submitted(store, session_id="chat"),
-        claimed(store),
-        submitted(store, session_id="chat"),
-    )
-    ended(store)
-    assert sorted(ids(store.live())) == sorted(ids([waiting, running, behind]))
-    assert {job.status for job in store.live()} == {Status.PENDING, Status.PROCESSING}

@@ -22,10 +22,9 @@ from tests.needs import needs
 from tests.served import ROOT, free_port
 
 
-def procfile_command() -> str:
-    kind, _, command = (ROOT / "Procfile").read_text(encoding="utf-8").strip().partition(": ")
-    assert kind == "web"
-    return command
+def procfile_command(kind: str = "web") -> str:
+    lines = (ROOT / "Procfile").read_text(encoding="utf-8").splitlines()
+    return dict(line.split(": ", 1) for line in lines)[kind]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +52,10 @@ def test_the_procfile_listens_for_a_platform_and_keeps_to_one_process() -> None:
     # Some platforms set WEB_CONCURRENCY by themselves; the memory store refuses more than one.
     words = procfile_command().split()
     assert words == ["ORCHESTRATOR_HOST=0.0.0.0", "WEB_CONCURRENCY=1", "gunicorn"]
+
+
+def test_the_procfile_names_the_worker_as_the_command_does() -> None:
+    assert procfile_command("worker").split() == ["orchestrator", "worker"]
 
 
 def test_a_taken_port_is_one_clear_sentence() -> None:
@@ -115,7 +118,7 @@ def test_llama_cpp_is_installed_where_a_local_model_is_asked_for(target: str) ->
 
 def test_make_alone_lists_its_targets() -> None:
     code, output = run([needs("make")], ROOT)
-    listed = re.findall(r"^make (\w+)", output, re.MULTILINE)
+    listed = re.findall(r"^make ([\w-]+)", output, re.MULTILINE)
     phony = re.search(r"^\.PHONY: help (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert code == 0
     assert phony

@@ -61,7 +61,7 @@ def test_every_python_block_works_when_pasted(block: str, server: Served) -> Non
 
 
 def test_every_make_target_that_is_named_exists() -> None:
-    named = set(re.findall(r"\bmake ([a-z]+)\b", PAGES[0].read_text()))
+    named = set(re.findall(r"\bmake ([a-z-]+)\b", PAGES[0].read_text()))
     for target in sorted(named):
         planned = subprocess.run(
             ["make", "-n", target], cwd=ROOT, env=environment(), capture_output=True, check=False

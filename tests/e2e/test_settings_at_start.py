@@ -78,7 +78,7 @@ def test_a_setting_that_cannot_work_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--workers", "2"], "Start with one worker."),
+        (["--workers", "2"], "Start with one worker, or set REDIS_URL."),
         (["--preload"], "Leave it out."),
         (["--worker-class", "gthread"], "Leave --worker-class out."),
     ],

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -232,3 +234,13 @@ def wants_by_keyword(prompt: str, *, user: str) -> str:
 
 def takes_messages_first(messages: list[dict[str, str]]) -> str:
     return ""
+
+
+def deadly(prompt: str) -> Iterator[str]:
+    """Take the whole process along, as a fault in a C library would."""
+    yield "so "
+    yield "far "
+    if prompt == "poison":
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield "so good"

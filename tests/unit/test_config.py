@@ -148,6 +148,34 @@ def test_anthropic_needs_a_model_and_a_key() -> None:
     assert settings.anthropic_base_url == "https://api.anthropic.com"
 
 
+def test_more_than_one_web_process_needs_redis() -> None:
+    assert load({"WEB_CONCURRENCY": "2", "REDIS_URL": "redis://localhost"}).workers == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "queue"),
+    [
+        ("redis://localhost", "redis://localhost/1"),
+        ("redis://localhost:6379/0", "redis://localhost:6379/1"),
+        (
+            "rediss://user:secret@redis.example.com:6380/7?ssl_cert_reqs=none",
+            "rediss://user:secret@redis.example.com:6380/8?ssl_cert_reqs=none",
+        ),
+    ],
+)
+def test_messages_to_workers_have_the_next_database(address: str, queue: str) -> None:
+    assert load({"REDIS_URL": address}).queue_url == queue
+    one = {"REDIS_URL": address, "ORCHESTRATOR_QUEUE_REDIS_URL": address}
+    assert load(one).queue_url == address
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:6379", "http://localhost", "redis://", "redis://h/one", "redis://h:x"]
+)
+def test_an_address_that_is_none_of_redis_is_refused(address: str) -> None:
+    assert "redis://:password@host:6379/0" in refusal({"REDIS_URL": address})
+
+
 def test_a_base_url_loses_its_last_slash() -> None:
     settings = load({"OPENAI_BASE_URL": "http://127.0.0.1:8000/v1/"})
     assert settings.openai_base_url == "http://127.0.0.1:8000/v1"
@@ -196,8 +224,10 @@ def test_there_are_secrets_to_keep() -> None:
 
 @pytest.mark.parametrize("item", SECRETS, ids=lambda item: item.metadata["variable"])
 def test_a_secret_is_read_but_never_shown(item) -> None:
-    settings = load({item.metadata["variable"]: SECRET})
-    assert getattr(settings, item.name) == SECRET
+    is_address = item.metadata["variable"].endswith("REDIS_URL")
+    value = f"redis://:{SECRET}@localhost:6379/0" if is_address else SECRET
+    settings = load({item.metadata["variable"]: value})
+    assert getattr(settings, item.name) == value
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)
 

@@ -223,7 +223,10 @@ def test_what_is_said_of_faults_and_stops_is_what_is_shown() -> None:
     answers = {"internal": client.get("/broken")}
     context.service.drain(timeout=0)
     answers["restarting"] = client.post("/api/v1/infer", json={"prompt": "x"})
-    answers["not_ready"] = client.get("/health/ready")
+    assert client.get("/health/ready").json == answers["restarting"].json
+    away = create_app(config.load({"REDIS_URL": "redis://127.0.0.1:1"})).test_client()
+    answers["redis_away"] = away.get("/api/v1/requests")
+    assert away.get("/health/ready").json == answers["redis_away"].json
     for name, answer in answers.items():
         assert answer.status_code == FAULTS[name].status
         assert answer.json == FAULTS[name].envelope()

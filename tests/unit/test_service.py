@@ -46,6 +46,7 @@ def followed(service: Service, request_id: str, after: int = START) -> list[Even
     """Return all that a follower is told."""
     events: list[Event] = []
     for page in service.follow(request_id, after, pause=WAIT_S):
+        assert page, "the log is silent"
         assert [seq for seq, _ in page.events] == list(
             range(after + 1 + len(events), after + 1 + len(events) + len(page.events))
         )
@@ -204,7 +205,7 @@ def test_a_log_longer_than_a_page_is_followed_to_its_end() -> None:
     service = a_service(Says(*words))
     request_id = submit(service)
     ended(service, request_id)
-    pages = list(service.follow(request_id, START, pause=WAIT_S))
+    pages = [page for page in service.follow(request_id, START, pause=WAIT_S) if page]
     assert all(len(page.events) <= BATCH for page in pages)
     assert [page.complete for page in pages] == [False] * (len(pages) - 1) + [True]
     assert len(followed(service, request_id)) == len(words) + 2
@@ -218,20 +219,75 @@ def test_a_follower_resumes_after_its_cursor(after: int) -> None:
     assert followed(service, request_id, after) == followed(service, request_id)[after + 1 :]
 
 
-def test_a_silent_log_gives_empty_pages() -> None:
+def test_a_silent_log_says_so_after_every_pause() -> None:
     service = a_service(Hangs("half"))
     request_id = submit(service)
     pages = service.follow(request_id, START, pause=0.02)
     seen: list[Event] = []
     empty = 0
     for page in pages:
-        seen += [event for _, event in page.events]
-        if not page.events and not page.complete:
+        if page:
+            seen += [event for _, event in page.events]
+        else:
             empty += 1
             if empty == 2:
                 service.cancel(request_id)
     assert seen == [Started("hangs"), Token(0, "half"), Cancelled()]
     assert empty >= 2
+
+
+class AwayStore(MemoryStore):
+    """Is out of reach while ``away`` is set."""
+
+    def __init__(self, **limits: Any) -> None:
+        super().__init__(**limits)
+        self.away = threading.Event()
+
+    def read(self, *arguments: Any) -> Any:
+        self._reach()
+        return super().read(*arguments)
+
+    def wait(self, *arguments: Any) -> Any:
+        self._reach()
+        return super().wait(*arguments)
+
+    def session(self, *arguments: Any) -> Any:
+        self._reach()
+        return super().session(*arguments)
+
+    def _reach(self) -> None:
+        if self.away.is_set():
+            raise PipelineUnavailable("The store can't be reached.")
+
+
+def test_followers_outlast_a_store_that_is_out_of_reach() -> None:
+    store = AwayStore(queue_limit=10, retention_s=3600, memory_limit=1024 * 1024)
+    steps = Steps()
+    service = a_service(steps, store=store)
+    request_id = submit(service)
+    eventually(lambda: len(service.read(request_id, START).events) == 1)
+    store.away.set()
+    pages = service.follow(request_id, START, pause=0.02)
+    ends = service.await_end(request_id, pause=0.02)
+    assert [next(pages), next(pages), next(ends), next(ends)] == [None] * 4
+    with pytest.raises(PipelineUnavailable):
+        service.read(request_id, START)
+    steps.let_all_go()
+    store.away.clear()
+    told = [event for page in pages if page for _, event in page.events]
+    assert told == followed(service, request_id)
+    assert [job for job in ends if job] == [service.get(request_id)]
+
+
+def test_what_was_accepted_is_run_though_kept_answers_are_out_of_reach() -> None:
+    store = AwayStore(queue_limit=10, retention_s=3600, memory_limit=1024 * 1024)
+    backend = Says("Hello")
+    model = Model("default", "says", recall=lambda request, messages: None)
+    service = Service(store, Pool(Runner(store, lambda _: backend), 1), [model])
+    store.away.set()
+    request_id = submit(service)
+    store.away.clear()
+    assert ended(service, request_id).result == "Hello"
 
 
 def test_many_followers_that_come_and_go_are_all_told_the_same() -> None:
@@ -450,10 +506,10 @@ class LateStore(MemoryStore):
     def live(self) -> Any:
         return [*([self.gone] if self.gone else []), *super().live()]
 
-    def finish(self, job_id: str, event: Any) -> Any:
+    def finish(self, job_id: str, event: Any, run: int = 1) -> Any:
         if self.gone and self.gone.id == job_id:
             self.gone = None
-        return super().finish(job_id, event)
+        return super().finish(job_id, event, run)
 
 
 def test_a_drain_is_not_stopped_by_a_request_that_is_deleted_meanwhile() -> None:

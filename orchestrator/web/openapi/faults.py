@@ -209,8 +209,20 @@ FAULTS: dict[str, Fault] = {
         "The server is about to stop.",
         PipelineUnavailable("The server is restarting. Try again in a moment."),
     ),
-    "not_ready": _of(
-        "The server is about to stop.", PipelineUnavailable("The server is restarting.")
+    "no_worker": _of(
+        "Requests are run by workers, and there is none.",
+        PipelineUnavailable(
+            "No worker has been seen for 30 seconds, so nothing would answer. Start a worker "
+            "(`orchestrator worker`), then try again."
+        ),
+    ),
+    "redis_away": _of(
+        "Requests are kept in Redis, and it is away.",
+        PipelineUnavailable(
+            "Redis can't be reached, so nothing can be looked up or taken now. Try again in a "
+            "moment.",
+            retry_after=2,
+        ),
     ),
     "streams_full": _of(
         "There is no room for one more stream.",

@@ -28,6 +28,7 @@ CAUSES = {
     "`UPSTREAM_REJECTED`": "The model's server refused the input; the message quotes its reason.",
     "`UPSTREAM_TRUNCATED`": "The answer broke off before its end.",
     "`DEADLINE_EXCEEDED`": "The request's own time limit ran out, in the `queue` or in the `run`.",
+    "`WORKER_LOST`": "Whoever ran the request died, three times.",
     "`SHUTDOWN`": "The server stopped before the request could end.",
     "`PIPELINE_UNAVAILABLE`": "The server's memory was full while the answer grew.",
     "`INTERNAL`": "The server has a fault.",

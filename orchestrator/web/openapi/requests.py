@@ -53,6 +53,8 @@ _infer = operation(
         "key_reused",
         "queue_full",
         "restarting",
+        "no_worker",
+        "redis_away",
         "streams_full",
     ),
     parameters=("PreferAsync", "Wait", "IdempotencyKey", "CacheControl"),
@@ -95,7 +97,7 @@ _status = operation(
         },
         ("Preference-Applied", "X-Cache"),
     ),
-    faults("bad_wait", "bad_prefer", "no_request", "expired"),
+    faults("bad_wait", "bad_prefer", "no_request", "expired", "redis_away"),
     parameters=("RequestId", *_WAITING),
 )
 
@@ -119,7 +121,7 @@ _result = operation(
         {"Processing": samples.PROCESSING, "Pending": samples.PENDING},
         ("Retry-After", "Preference-Applied", "X-Cache"),
     ),
-    faults("bad_wait", "bad_prefer", "no_request", "expired", "cancelled", "failed"),
+    faults("bad_wait", "bad_prefer", "no_request", "expired", "cancelled", "failed", "redis_away"),
     parameters=("RequestId", *_WAITING),
 )
 
@@ -143,7 +145,7 @@ _cancel = operation(
         {"Being stopped": samples.PROCESSING},
         ("Preference-Applied",),
     ),
-    faults("bad_wait", "bad_prefer", "no_request", "expired"),
+    faults("bad_wait", "bad_prefer", "no_request", "expired", "redis_away"),
     parameters=("RequestId", *_WAITING),
 )
 
@@ -153,7 +155,7 @@ _requests = operation(
     "List requests",
     "Newest first. A page may be short, even empty, and yet not be the last: `has_more` says so.",
     reply(200, "A page.", answers.RequestListSchema, {"A page": samples.REQUEST_LIST}),
-    faults("bad_limit", "bad_status", "bad_session_id", "bad_cursor"),
+    faults("bad_limit", "bad_status", "bad_session_id", "bad_cursor", "redis_away"),
     parameters=("Status", "SessionId", "Limit", "RequestCursor"),
 )
 
@@ -163,7 +165,7 @@ _delete = operation(
     "Forget a request",
     "Its result and its events are gone with it. Its session keeps what was said.",
     reply(204, "It is forgotten."),
-    faults("no_request", "expired", "in_progress"),
+    faults("no_request", "expired", "in_progress", "redis_away"),
     parameters=("RequestId",),
 )
 

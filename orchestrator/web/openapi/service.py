@@ -11,7 +11,7 @@ _sessions = operation(
     "List sessions",
     "Last used first.",
     reply(200, "A page.", answers.SessionListSchema, {"A page": samples.SESSION_LIST}),
-    faults("bad_limit", "bad_cursor"),
+    faults("bad_limit", "bad_cursor", "redis_away"),
     parameters=("Limit", "SessionCursor"),
 )
 
@@ -21,7 +21,7 @@ _session = operation(
     "Read a conversation",
     "A session with its messages in order: what the model is told before the next prompt.",
     reply(200, "The session.", answers.ConversationSchema, {"One turn": samples.CONVERSATION}),
-    faults("no_session"),
+    faults("no_session", "redis_away"),
     parameters=("SessionIdInPath",),
 )
 
@@ -31,7 +31,7 @@ _delete_session = operation(
     "Forget a conversation",
     "Its requests are kept; the next prompt of the session is the first again.",
     reply(204, "It is forgotten."),
-    faults("no_session", "session_in_progress"),
+    faults("no_session", "session_in_progress", "redis_away"),
     parameters=("SessionIdInPath",),
 )
 
@@ -71,7 +71,7 @@ _ready = operation(
     "Ask whether to send requests here",
     "For a platform that stops a server: from then on it takes no new ones.",
     reply(200, "Send them.", answers.ReadySchema, {"Ready": {"status": "ready"}}),
-    faults("not_ready"),
+    faults("restarting", "no_worker", "redis_away"),
 )
 
 _openapi = operation(

@@ -43,7 +43,7 @@ _stream = operation(
         ("Cache-Control", "X-Accel-Buffering"),
     ),
     reply(204, "The cursor is at the end: nothing follows, and an EventSource stops."),
-    faults("no_request", "expired", "not_a_stream", "streams_full"),
+    faults("no_request", "expired", "not_a_stream", "streams_full", "redis_away"),
     parameters=("RequestId", "LastEventId", "After"),
 )
 
@@ -64,7 +64,15 @@ _events = operation(
         },
         ("Preference-Applied",),
     ),
-    faults("bad_after", "bad_event_limit", "bad_wait", "bad_prefer", "no_request", "expired"),
+    faults(
+        "bad_after",
+        "bad_event_limit",
+        "bad_wait",
+        "bad_prefer",
+        "no_request",
+        "expired",
+        "redis_away",
+    ),
     parameters=("RequestId", "AfterSeq", "EventLimit", "Wait", "Prefer"),
 )
 

@@ -1,0 +1,84 @@
+"""The dispatcher of a service whose requests run in other processes."""
+
+import logging
+import time
+
+import redis
+
+from orchestrator.dispatch.dramatiq.broker import OVERDUE, SEEN_S, Broker
+from orchestrator.errors import OrchestratorError, PipelineUnavailable
+from orchestrator.job import Job
+from orchestrator.routing.base import Route
+from orchestrator.stores.base import LeasedStore
+
+logger = logging.getLogger("orchestrator")
+
+PATIENCE_S = 20.0
+"""After this long a request is sent as overdue: well within 30 s of waiting behind others."""
+TRUST_S = 1.0
+"""How long a worker that was seen is taken to be there."""
+RETRY_AFTER_S = 5
+
+
+class DramatiqDispatcher:
+    """Sends requests to workers. Who loses one, or sends it twice, does no harm.
+
+    The store hands out again what nobody has begun with, and lets each be begun once.
+    """
+
+    def __init__(self, broker: Broker, store: LeasedStore) -> None:
+        self._broker = broker
+        self._store = store
+        self._trusted_until = 0.0
+
+    def start(self) -> None:
+        """Nothing runs here."""
+
+    def check(self) -> None:
+        if time.monotonic() < self._trusted_until:
+            return
+        try:
+            is_there = self._broker.sees_worker()
+        except redis.ResponseError as error:
+            raise PipelineUnavailable(
+                f"Redis refuses to say whether a worker is there ({error}). If it has one database "
+                "only, set ORCHESTRATOR_QUEUE_REDIS_URL to the address that REDIS_URL has.",
+                retry_after=RETRY_AFTER_S,
+            ) from None
+        except redis.RedisError:
+            raise PipelineUnavailable(
+                "Redis can't be reached, so nothing can be looked up or taken now. Try again in a "
+                "moment.",
+                retry_after=2,
+            ) from None
+        if not is_there:
+            raise PipelineUnavailable(
+                f"No worker has been seen for {SEEN_S} seconds, so nothing would answer. Start a "
+                "worker (`orchestrator worker`), then try again.",
+                retry_after=RETRY_AFTER_S,
+            )
+        self._trusted_until = time.monotonic() + TRUST_S
+
+    def put(self, job: Job) -> None:
+        is_overdue = time.time() - job.created_at >= PATIENCE_S
+        try:
+            self._broker.send(OVERDUE if is_overdue else job.request.priority, job.id)
+            self._store.sent(job.id)
+        except (redis.RedisError, OrchestratorError) as error:
+            logger.warning("request %s is sent later: %s", job.id, error)
+
+    def run(self, job_id: str, route: Route) -> None:
+        """Nothing runs here: it is sent as others are."""
+        try:
+            self.put(self._store.get(job_id))
+        except OrchestratorError as error:
+            logger.warning("request %s is sent later: %s", job_id, error)
+
+    def cancel(self, job_id: str) -> None:
+        """The store tells whoever runs it."""
+
+    def position(self, job: Job) -> int:
+        return self._store.position(job)
+
+    def stop_all(self) -> None:
+        """Nothing runs here."""

@@ -1,0 +1,176 @@
+"""What a worker process does beside running requests, and how it ends."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import dramatiq
+import redis
+
+from orchestrator.dispatch.base import Dispatcher
+from orchestrator.dispatch.dramatiq.broker import PRIORITIES, QUEUES, Broker
+from orchestrator.dispatch.dramatiq.intake import Intake
+from orchestrator.errors import (
+    NotFound,
+    OrchestratorError,
+    PipelineUnavailable,
+    ResultExpired,
+)
+from orchestrator.runner import Runner
+from orchestrator.stores.base import LeasedStore
+
+logger = logging.getLogger("orchestrator")
+
+TICK_S = 0.1
+"""How often deadlines are looked at."""
+SHOW_S = 5.0
+"""How often is said that a worker is there."""
+AWAY_S = 0.5
+"""How long a request that can't be claimed now is waited with."""
+RESERVE_S = 5.0
+"""What of the time for a stop is kept to give back what has not ended."""
+HURRY_S = 1.0
+"""A second signal within this time is the first one again: some send it to all processes."""
+
+
+class Duties(dramatiq.Middleware):
+    """Runs what the intake takes, and keeps leases, deadlines and the word that it is there.
+
+    ``helpers`` start what the rest of the process needs. ``most_at_once`` is how many requests are
+    worth running at once, where there is such a limit. ``renew_s`` is how often leases are renewed,
+    ``graceful_s`` how long a stop may take.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        store: LeasedStore,
+        dispatcher: Dispatcher,
+        helpers: Sequence[Callable[[], None]],
+        most_at_once: int | None,
+        renew_s: float,
+        graceful_s: float,
+    ) -> None:
+        self._runner = runner
+        self._store = store
+        self._dispatcher = dispatcher
+        self._helpers = helpers
+        self._most_at_once = most_at_once
+        self._renew_s = renew_s
+        self._graceful_s = graceful_s
+        self._intake: Intake | None = None
+        self._leaving = threading.Event()
+        self._asked_at: float | None = None
+        self._is_hurried = False
+
+    def declare(self, broker: Broker) -> None:
+        """Have the messages of each queue run here."""
+        for queue in QUEUES:
+            priority = PRIORITIES.index(queue) if queue in PRIORITIES else 0
+            declare = dramatiq.actor(
+                actor_name=queue, queue_name=queue, priority=priority, broker=broker
+            )
+            declare(self.run)
+        broker.add_middleware(self)
+
+    def run(self, job_id: str) -> None:
+        """Run one request, and hand on those whose session it set free."""
+        while True:
+            try:
+                for job in self._runner.run(job_id):
+                    self._dispatcher.put(job)
+                return
+            except PipelineUnavailable:
+                # It could not be claimed. If it waits until the end, a sweep sends it again.
+                if self._leaving.wait(AWAY_S):
+                    return
+
+    # What follows is called by Dramatiq, in this order.
+
+    def after_process_boot(self, broker: Any) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        if callable(before):
+            signal.signal(signal.SIGTERM, partial(self._on_stop, before))
+
+    def after_worker_boot(self, broker: Any, worker: dramatiq.Worker) -> None:
+        self._store.on_stop(self._runner.stop)
+        threads = worker.worker_threads
+        at_once = min(threads, self._most_at_once or threads)
+        self._intake = Intake(broker, at_once)
+        self._intake.start()
+        for start in self._helpers:
+            start()
+        self._repeat("deadlines", TICK_S, self._runner.stop_late)
+        self._repeat("leases", self._renew_s, self._renew)
+        self._repeat("presence", SHOW_S, lambda: self._show(broker))
+        logger.info("Ready to run %d requests at once", at_once)
+
+    def before_worker_shutdown(self, broker: Any, worker: dramatiq.Worker) -> None:
+        logger.info("Draining: what runs may end, nothing new is taken")
+        self._leaving.set()
+        if self._intake:
+            self._intake.stop()
+        threading.Thread(target=self._give_back_late, name="give-back", daemon=True).start()
+
+    def _on_stop(
+        self, handle: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None
+    ) -> None:
+        """Pass the first signal on, and take a later one for impatience. Waits for nothing."""
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            handle(number, frame)
+        elif now - self._asked_at > HURRY_S:
+            self._is_hurried = True
+
+    def _give_back_late(self) -> None:
+        deadline = time.monotonic() + self._graceful_s - RESERVE_S
+        while time.monotonic() < deadline and not self._is_hurried:
+            if not self._runner.running:
+                return
+            time.sleep(TICK_S)
+        # What is claimed at the last moment as well.
+        while running := self._runner.running:
+            for job_id, run in running:
+                self._give_back(job_id, run)
+            time.sleep(TICK_S)
+
+    def _give_back(self, job_id: str, run: int) -> None:
+        try:
+            change = self._store.give_back(job_id, run)
+        except (NotFound, ResultExpired):
+            change = None
+        except OrchestratorError as error:
+            # It goes on until this process is gone, and runs elsewhere once its lease is out.
+            logger.warning("request %s can't be given back: %s", job_id, error)
+            return
+        self._runner.stop(job_id, number=run)
+        for job in change.ready if change else ():
+            self._dispatcher.put(job)
+        logger.info("request %s was given back", job_id)
+
+    def _renew(self) -> None:
+        for job_id, run in self._store.renew():
+            self._runner.stop(job_id, number=run)
+
+    def _show(self, broker: Broker) -> None:
+        if not self._leaving.is_set():
+            broker.show_worker()
+
+    def _repeat(self, name: str, pause: float, act: Callable[[], object]) -> None:
+        def go_on() -> None:
+            while True:
+                try:
+                    act()
+                except (redis.RedisError, OrchestratorError) as error:
+                    logger.info("%s: not now: %s", name, error)
+                except Exception:
+                    logger.exception("%s failed; it goes on", name)
+                time.sleep(pause)
+
+        threading.Thread(target=go_on, name=name, daemon=True).start()

@@ -1,0 +1,128 @@
+"""What a worker takes, and when: no more than it can run now, by priority and by turns.
+
+Dramatiq's own consumers fetch ahead, each for its queue: a busy worker would hold requests that
+an idle one could run, and find an empty queue filled half a second later.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+import redis
+
+from orchestrator.dispatch.dramatiq.broker import (
+    OVERDUE,
+    PRIORITIES,
+    QUEUES,
+    Broker,
+)
+
+logger = logging.getLogger("orchestrator")
+
+IDLE_S = 1.0
+"""How often is looked without being woken: whoever wakes us may have been cut off."""
+AWAY_S = 0.5
+"""How long nothing is tried after a failure."""
+LISTEN_S = 5.0
+"""After this long without a word the connection is asked whether it lives."""
+
+
+def shares(lengths: Mapping[str, int], free: int, overdue_first: bool) -> list[tuple[str, int]]:
+    """Return how many to take from each queue, in order, to fill ``free`` threads.
+
+    The overdue have every other place, so that neither an endless stream of high requests nor a
+    backlog of overdue ones takes all; what one side leaves is the other's.
+    """
+    left = free
+    taken: list[tuple[str, int]] = []
+
+    def take(queue: str, most: int) -> None:
+        nonlocal left
+        count = min(lengths[queue] - dict(taken).get(queue, 0), most, left)
+        if count > 0:
+            taken.append((queue, count))
+            left -= count
+
+    take(OVERDUE, (free + overdue_first) // 2)
+    for queue in PRIORITIES:
+        take(queue, left)
+    take(OVERDUE, left)
+    return taken
+
+
+class Intake:
+    """Takes messages for ``threads`` threads and hands them to the consumers of ``broker``."""
+
+    def __init__(self, broker: Broker, threads: int) -> None:
+        self._broker = broker
+        self._threads = threads
+        self._overdue_first = False
+        self._shown_at = 0.0
+        self._stopped = threading.Event()
+        self._taking = threading.Thread(target=self._take_all, name="intake", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take."""
+        self._taking.start()
+        threading.Thread(target=self._listen, name="wake", daemon=True).start()
+
+    def stop(self) -> None:
+        """Take nothing new from now on."""
+        self._stopped.set()
+        self._broker.wake.set()
+        self._taking.join()
+
+    def _take_all(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._take()
+            except redis.RedisError as error:
+                logger.warning("no requests can be taken now: %s", error)
+                self._stopped.wait(AWAY_S)
+
+    def _take(self) -> None:
+        broker = self._broker
+        broker.wake.wait(IDLE_S)
+        broker.wake.clear()
+        self._show()
+        free = self._threads - broker.held
+        if free <= 0 or not broker.is_consumed or self._stopped.is_set():
+            return
+        lengths = broker.lengths()
+        for queue, count in shares(lengths, free, self._overdue_first):
+            messages = broker.fetch(queue, count)
+            broker.consumers[queue].give(messages)
+            if len(messages) < count:
+                # Others were quicker: there is room for what was left out.
+                broker.wake.set()
+        if lengths[OVERDUE]:
+            self._overdue_first = not self._overdue_first
+
+    def _show(self) -> None:
+        """Show once a second that this process lives, and take over from those that don't."""
+        now = time.monotonic()
+        if now - self._shown_at >= IDLE_S:
+            self._shown_at = now
+            for queue in QUEUES:
+                self._broker.fetch(queue, 0)
+
+    def _listen(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                with self._broker.subscription() as subscription:
+                    self._wake_with(subscription)
+            except redis.RedisError:
+                self._stopped.wait(AWAY_S)
+
+    def _wake_with(self, subscription: redis.client.PubSub) -> None:
+        is_asked = False
+        while not self._stopped.is_set():
+            if subscription.get_message(timeout=LISTEN_S):
+                is_asked = False
+                self._broker.wake.set()
+            elif is_asked:
+                raise redis.ConnectionError("it does not answer")
+            else:
+                is_asked = True
+                subscription.ping()

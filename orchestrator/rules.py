@@ -1,0 +1,106 @@
+"""What settings may be: each function makes a value of a text, or raises ValueError.
+
+Its docstring says what is allowed, as errors and docs/settings.md have it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator.routes_file import KINDS, RoutesFile, fits_header, read
+from orchestrator.urls import base_url, is_private
+
+Parser = Callable[[str], Any]
+
+CACHE_HOME = Path("~/.cache")
+
+
+def integer(low: int, high: int) -> Parser:
+    """Return the rule for whole numbers between two, both allowed."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    parse.__doc__ = f"a whole number from {low} to {high}"
+    return parse
+
+
+def seconds(low: float, high: float) -> Parser:
+    """Return the rule for numbers of seconds between two, both allowed."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    parse.__doc__ = f"a number of seconds from {low:g} to {high:.10g}"
+    return parse
+
+
+def text(text: str) -> str:
+    """a text"""
+    return text
+
+
+def key(text: str) -> str:
+    """a key of printable ASCII characters"""
+    if not fits_header(text):
+        raise ValueError
+    return text
+
+
+def backend(text: str) -> str:
+    """echo, openai, anthropic, engine, or package.module:callable"""
+    named = [name for name, kind in KINDS.items() if "callable" not in kind.required]
+    if text not in named and not all(text.partition(":")):
+        raise ValueError
+    return text
+
+
+def url(text: str) -> str:
+    """an address with http:// or https://, without credentials"""
+    return base_url(text)
+
+
+def hub_url(text: str) -> str:
+    """an address with https://, or with http:// on this machine"""
+    url = base_url(text)
+    if not is_private(url):
+        raise ValueError
+    return url
+
+
+def redis(text: str) -> str:
+    """an address such as redis://:password@host:6379/0, or rediss:// for TLS"""
+    parts = urlsplit(text)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
+        raise ValueError
+    if parts.path.strip("/"):
+        int(parts.path.strip("/"))
+    return text
+
+
+def folder(text: str) -> Path:
+    """the absolute path of a folder; another is ignored, as its standard says"""
+    path = Path(text)
+    return path if path.is_absolute() or path.parts[:1] == ("~",) else CACHE_HOME
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """exact origins separated by commas, such as https://app.example.com"""
+    origins = tuple(item.strip().rstrip("/") for item in text.split(",") if item.strip())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError
+    return origins
+
+
+def routes(text: str) -> RoutesFile:
+    """a TOML file as docs/routing.md describes it"""
+    return read(text)

@@ -1,0 +1,178 @@
+"""The way to Redis: every call ends within a second, with an answer or with one error."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from redis import BlockingConnectionPool, ConnectionPool, Redis, exceptions
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionInterface
+from redis.retry import Retry
+
+from orchestrator.errors import PipelineUnavailable
+from orchestrator.stores.redis.gate import Closed, Gate
+from orchestrator.stores.redis.scripts import Script
+
+logger = logging.getLogger("orchestrator")
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+Call = tuple[Script, Sequence[Argument]]
+"""A script and what it is called with."""
+
+CONNECTIONS = 32
+CONNECT_S = 0.25
+ANSWER_S = 0.65
+"""Together less than the second in which a call has to fail."""
+AGAIN_S = 0.1
+"""A connection that was found dead within this time is replaced, and the call made once more."""
+RETRY_AFTER_S = 2
+
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)
+NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
+"""What Redis says when it answers, and can't do it now."""
+
+
+class Link:
+    """Calls scripts. Safe to use from any thread, and in any process that makes its own."""
+
+    def __init__(self, url: str) -> None:
+        # Our scripts may be called twice, and a write may not be repeated behind their back.
+        options: dict[str, Any] = {
+            "socket_connect_timeout": CONNECT_S,
+            "socket_timeout": ANSWER_S,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "driver_info": None,
+        }
+        self._pool = BlockingConnectionPool.from_url(
+            url, max_connections=CONNECTIONS, timeout=CONNECT_S, **options
+        )
+        self._apart = ConnectionPool.from_url(url, **options)
+        self._client = Redis(connection_pool=self._pool)
+        self._gate = Gate(CONNECTIONS)
+
+    @property
+    def up_s(self) -> float:
+        """For how long Redis has answered, in seconds."""
+        return self._gate.up_s
+
+    def call(self, script: Script, *arguments: Argument) -> Any:
+        """Call a script. It may be run twice. Raises PipelineUnavailable."""
+        return self._reach(lambda: self._run(script, arguments))
+
+    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Call scripts in this order, on one round trip. Raises PipelineUnavailable.
+
+        An error of one of them is among the results: PipelineUnavailable where Redis is full.
+        """
+        return self._reach(lambda: self._run_all(calls))
+
+    def hash(self, key: str) -> dict[bytes, bytes]:
+        """Return a hash; an empty one where there is none. Raises PipelineUnavailable."""
+        found: Callable[[], Any] = partial(self._client.hgetall, key)
+        values: dict[bytes, bytes] = self._reach(found)
+        return values
+
+    def hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """Return hashes; an empty one for each that isn't there. Raises PipelineUnavailable."""
+        return self._reach(lambda: self._hashes(keys))
+
+    def info(self) -> dict[str, Any]:
+        """Return what Redis says of itself. Raises PipelineUnavailable."""
+        found: Callable[[], Any] = self._client.info
+        values: dict[str, Any] = self._reach(found)
+        return values
+
+    def connection(self) -> ConnectionInterface:
+        """Return a new connection that no one else uses, not connected yet."""
+        return self._apart.make_connection()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._pool.disconnect()
+        self._apart.disconnect()
+
+    def _run(self, script: Script, arguments: Sequence[Argument]) -> Any:
+        try:
+            return self._client.evalsha(script.sha, 0, *arguments)
+        except exceptions.NoScriptError:
+            return self._client.eval(script.text, 0, *arguments)
+
+    def _run_all(self, calls: Sequence[Call]) -> list[Any]:
+        results = self._pipe(calls)
+        unknown = [
+            place
+            for place, result in enumerate(results)
+            if isinstance(result, exceptions.NoScriptError)
+        ]
+        if unknown:
+            for script in {script for script, _ in calls}:
+                self._client.script_load(script.text)
+            # From the first one on: they may rest on each other.
+            results[unknown[0] :] = self._pipe(calls[unknown[0] :])
+        for result in results:
+            if isinstance(result, (*AWAY, exceptions.NoScriptError)) or (
+                isinstance(result, exceptions.RedisError) and str(result).startswith(NOT_NOW)
+            ):
+                raise result
+        return [
+            _translated(result) if isinstance(result, exceptions.RedisError) else result
+            for result in results
+        ]
+
+    def _pipe(self, calls: Sequence[Call]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for script, arguments in calls:
+            pipeline.execute_command("EVALSHA", script.sha, 0, *arguments)
+        return pipeline.execute(raise_on_error=False)
+
+    def _hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.hgetall(key)
+        return pipeline.execute()
+
+    def _reach(self, act: Callable[[], T]) -> T:
+        try:
+            with self._gate.passing():
+                began = time.monotonic()
+                try:
+                    result = act()
+                except exceptions.ConnectionError:
+                    if time.monotonic() - began > AGAIN_S:
+                        raise
+                    result = act()
+        except Closed:
+            raise _away() from None
+        except exceptions.RedisError as error:
+            if isinstance(error, AWAY) and self._gate.note_failure():
+                logger.warning("Redis can't be reached: %s", error)
+            raise _translated(error) from None
+        if self._gate.note_answer():
+            logger.warning("Redis is back")
+        return result
+
+
+def _away() -> PipelineUnavailable:
+    return PipelineUnavailable(
+        "Redis can't be reached, so nothing can be looked up or taken now. Try again in a moment.",
+        retry_after=RETRY_AFTER_S,
+    )
+
+
+def _translated(error: exceptions.RedisError) -> Exception:
+    """Return the error that a client is told, or the error itself where it is a fault of ours."""
+    if isinstance(error, (*AWAY, exceptions.NoScriptError)):
+        return _away()
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return PipelineUnavailable(
+            "Redis is full: it holds as much as its maxmemory allows. Try again later, or allow "
+            "more.",
+            retry_after=5,
+        )
+    if str(error).startswith(NOT_NOW):
+        return _away()
+    return error

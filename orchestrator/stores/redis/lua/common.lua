@@ -1,0 +1,220 @@
+-- What several scripts share. Every script is called with the id of a request (or '' where it is
+-- about none), the time (or '' for Redis's own), and the seconds that what has ended is kept.
+local id, now, retention = ARGV[1], ARGV[2], ARGV[3]
+
+if now == '' then
+  local time = redis.call('TIME')
+  now = string.format('%d.%06d', time[1], time[2])
+end
+
+-- Lua would round a time to tenths of milliseconds.
+local function exact(number)
+  return string.format('%.17g', number)
+end
+
+local function all(job_id)
+  return redis.call('HGETALL', JOB .. job_id)
+end
+
+local function expire(key)
+  redis.call('PEXPIRE', key, math.max(1, math.ceil(retention * 1000)))
+end
+
+-- Have a request whose turn it is wait for a worker. One that comes back has its old place.
+local function make_ready(job_id)
+  local job = redis.call('HMGET', JOB .. job_id, 'priority', 'place')
+  local place = job[2]
+  if not place then
+    place = redis.call('INCR', COUNT)
+    redis.call('HSET', JOB .. job_id, 'place', place)
+  end
+  redis.call('ZADD', WAIT .. job[1], place, job_id)
+  redis.call('ZADD', DUE, exact(now + SEND_S), job_id)
+end
+
+-- Take a request out of all queues.
+local function unqueue(job_id)
+  redis.call('ZREM', QUEUED, job_id)
+  redis.call('ZREM', DUE, job_id)
+  redis.call('ZREM', WAIT .. redis.call('HGET', JOB .. job_id, 'priority'), job_id)
+end
+
+-- Append an event that is no token; what follows it is counted from chunk 0.
+local function add_event(job_id, payload)
+  local seq = redis.call('HGET', JOB .. job_id, 'seq')
+  redis.call('XADD', LOG .. job_id, string.format('%d-0', seq + 1), 'e', payload)
+  redis.call('HSET', JOB .. job_id, 'seq', seq + 1, 'begin', seq)
+  redis.call('PUBLISH', LOG_CHANNEL .. job_id, '!')
+end
+
+local function restart(job_id, attempt, backend)
+  redis.call('DEL', TEXT .. job_id)
+  add_event(
+    job_id,
+    '{"type":"restarted","attempt":' .. attempt .. ',"backend":' .. backend .. '}'
+  )
+end
+
+-- What an idempotency key stands for, and whether it came with the same body; nothing if neither.
+local function replay(name, fingerprint)
+  local key = redis.call('HMGET', IDEMPOTENCY .. name, 'fingerprint', 'id', 'session', 'expires_at')
+  if not key[1] or tonumber(key[4]) <= tonumber(now) then
+    return false
+  end
+  return {key[1] == fingerprint and 'replayed' or 'reused', key[2], key[3]}
+end
+
+-- Sessions
+
+local function active(session)
+  local ids = redis.call('ZRANGE', LINE .. session, 0, -1)
+  local current = redis.call('HGET', SESSION .. session, 'current')
+  if current then
+    table.insert(ids, 1, current)
+  end
+  for _, beside in ipairs(redis.call('ZRANGE', BESIDE .. session, 0, -1)) do
+    ids[#ids + 1] = beside
+  end
+  return ids
+end
+
+local function use(session)
+  redis.call('ZADD', SESSIONS, redis.call('INCR', COUNT), session)
+  redis.call('HSET', SESSION .. session, 'last_used_at', now)
+end
+
+-- Note a new request of a session. Returns whether it may run at once.
+local function enter(session, job_id, parallel)
+  redis.call('HSETNX', SESSION .. session, 'v', VERSION)
+  redis.call('HSETNX', SESSION .. session, 'created_at', now)
+  redis.call('ZREM', IDLE, session)
+  redis.call('PERSIST', SESSION .. session)
+  redis.call('PERSIST', TURNS .. session)
+  use(session)
+  if redis.call('HSETNX', SESSION .. session, 'current', job_id) == 0 then
+    local place = redis.call('INCR', COUNT)
+    redis.call('ZADD', (parallel and BESIDE or LINE) .. session, place, job_id)
+    if not parallel then
+      return false
+    end
+  end
+  make_ready(job_id)
+  return true
+end
+
+local function remember(session, prompt, system, answer)
+  local turns = TURNS .. session
+  local count = redis.call('RPUSH', turns, prompt, answer)
+  local bytes = redis.call('HINCRBY', SESSION .. session, 'bytes', #prompt + #answer)
+  while count > HISTORY_MESSAGES or bytes > HISTORY_BYTES do
+    local dropped = redis.call('LPOP', turns, 2)
+    bytes = redis.call('HINCRBY', SESSION .. session, 'bytes', -#dropped[1] - #dropped[2])
+    count = count - 2
+  end
+  if system and system ~= '' then
+    redis.call('HSET', SESSION .. session, 'system', system)
+  end
+end
+
+-- Note the end of a request. Returns the one whose turn it is now, where that changed.
+local function leave(session, job_id)
+  local following = false
+  use(session)
+  if redis.call('HGET', SESSION .. session, 'current') == job_id then
+    following = redis.call('ZPOPMIN', LINE .. session)[1] or false
+    if following then
+      redis.call('HSET', SESSION .. session, 'current', following)
+      make_ready(following)
+    else
+      redis.call('HDEL', SESSION .. session, 'current')
+    end
+  else
+    redis.call('ZREM', LINE .. session, job_id)
+    redis.call('ZREM', BESIDE .. session, job_id)
+  end
+  local is_busy = redis.call('HEXISTS', SESSION .. session, 'current') == 1
+  if not is_busy and redis.call('EXISTS', BESIDE .. session) == 0 then
+    redis.call('ZADD', IDLE, now, session)
+    expire(SESSION .. session)
+    expire(TURNS .. session)
+  end
+  return following
+end
+
+-- Ends
+
+-- End a live request. Returns the one whose turn it is now, where that changed.
+local function finish(job_id, ending)
+  local key = JOB .. job_id
+  local job = redis.call('HMGET', key, 'session', 'prompt', 'system', 'cancel_requested_at')
+  local answer = redis.call('GET', TEXT .. job_id) or ''
+  if job[4] then
+    ending = {
+      status = 'cancelled',
+      reason = 'cancelled',
+      payload = ending.cancelled or CANCELLED,
+      failed_usage = ending.failed_usage,
+    }
+  end
+  local expires_at = exact(now + retention)
+  redis.call(
+    'HSET', key,
+    'status', ending.status,
+    'finish_reason', ending.reason,
+    'completed_at', now,
+    'expires_at', expires_at
+  )
+  for _, name in ipairs({'usage', 'failed_usage', 'error', 'error_code', 'error_stage'}) do
+    if ending[name] and ending[name] ~= '' then
+      redis.call('HSET', key, name, ending[name])
+    end
+  end
+  if ending.status == 'completed' or (ending.status == 'cancelled' and answer ~= '') then
+    redis.call('HSET', key, 'result', answer)
+  end
+  redis.call('DEL', TEXT .. job_id)
+  unqueue(job_id)
+  redis.call('ZREM', RUNNING, job_id)
+  redis.call('ZADD', ENDED, expires_at, job_id)
+  add_event(job_id, ending.payload)
+  -- A stream is given 4 KiB ahead; its copy has what it needs.
+  redis.call('COPY', LOG .. job_id, TEXT .. job_id)
+  redis.call('RENAME', TEXT .. job_id, LOG .. job_id)
+  redis.call('PUBLISH', END_CHANNEL .. job_id, '!')
+  expire(key)
+  expire(LOG .. job_id)
+  if ending.status == 'completed' then
+    remember(job[1], job[2], job[3], answer)
+  end
+  return leave(job[1], job_id)
+end
+
+-- Ask a live request to stop: a pending one ends at once. Returns the one whose turn it is now.
+local function cancel(job_id)
+  redis.call('HSET', JOB .. job_id, 'cancel_requested_at', now)
+  if redis.call('HGET', JOB .. job_id, 'status') == 'pending' then
+    return finish(job_id, {})
+  end
+  redis.call('PUBLISH', STOP_CHANNEL, job_id)
+  redis.call('PUBLISH', LOG_CHANNEL .. job_id, '!')
+  return false
+end
+
+local function forget(job_id)
+  redis.call('DEL', JOB .. job_id, LOG .. job_id, TEXT .. job_id)
+  redis.call('ZREM', JOBS, job_id)
+  redis.call('ZREM', ENDED, job_id)
+end
+
+-- What a change is answered with: the request, and the one that may run now.
+local function changed(job_id, following)
+  return {'changed', all(job_id), following and all(following) or {}}
+end
+
+local function unchanged(job_id)
+  return {'unchanged', all(job_id), {}}
+end
+
+local function is_live(status)
+  return status == 'pending' or status == 'processing'
+end

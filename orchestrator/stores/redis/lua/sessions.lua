@@ -1,0 +1,6 @@
+#!lua flags=no-writes
+-- List the ids of sessions with the number of their last use, last used first.
+-- ARGV: the number before which to begin, how many.
+return redis.call(
+  'ZRANGE', SESSIONS, '(' .. ARGV[4], '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, ARGV[5], 'WITHSCORES'
+)

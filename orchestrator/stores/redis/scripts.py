@@ -1,0 +1,74 @@
+"""The Lua scripts: one for each transition and view, so that each is one atomic step."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.events import Cancelled
+from orchestrator.session import HISTORY_BYTES, HISTORY_MESSAGES
+from orchestrator.stores.redis import codec
+from orchestrator.stores.redis.keys import NAMES
+
+SEND_S = 5
+"""When a ready request is handed to the dispatcher again, where nobody says that it was."""
+SEND_AGAIN_S = 20
+"""The same where someone says so: its message may have been lost since, or wait behind too many
+others. After that it is done whenever the request has waited twice as long."""
+
+_FOLDER = Path(__file__).with_name("lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the name that Redis knows it by."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def _lua(value: str | int) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _prelude() -> str:
+    values: dict[str, str | int] = {
+        **NAMES,
+        "VERSION": codec.VERSION,
+        "CANCELLED": codec.dump_event(Cancelled()).decode(),
+        "HISTORY_MESSAGES": HISTORY_MESSAGES,
+        "HISTORY_BYTES": HISTORY_BYTES,
+        "SEND_S": SEND_S,
+        "SEND_AGAIN_S": SEND_AGAIN_S,
+    }
+    return "".join(f"local {name} = {_lua(value)}\n" for name, value in values.items())
+
+
+_SHARED = _prelude() + (_FOLDER / "common.lua").read_text(encoding="utf-8")
+
+
+def _script(name: str) -> Script:
+    first, _, rest = (_FOLDER / f"{name}.lua").read_text(encoding="utf-8").partition("\n")
+    text = f"{first}\n{_SHARED}{rest}"
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+SUBMIT = _script("submit")
+REPLAY = _script("replay")
+CLAIM = _script("claim")
+EMIT = _script("emit")
+ATTEMPT = _script("attempt")
+FINISH = _script("finish")
+CANCEL = _script("cancel")
+REQUEUE = _script("requeue")
+RENEW = _script("renew")
+SENT = _script("sent")
+SWEEP = _script("sweep")
+DELETE = _script("delete")
+DELETE_SESSION = _script("delete_session")
+READ = _script("read")
+JOBS = _script("jobs")
+SESSION = _script("session")
+SESSIONS = _script("sessions")
+POSITION = _script("position")
+LINE_POSITION = _script("line_position")

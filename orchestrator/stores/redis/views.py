@@ -1,0 +1,166 @@
+"""All that is asked of Redis without changing anything, and the waits for what is new."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.ids import created_at
+from orchestrator.job import Job, Status
+from orchestrator.session import Session
+from orchestrator.stores import refusals
+from orchestrator.stores.base import SCAN_LIMIT, Listing, LogPage
+from orchestrator.stores.redis import codec, keys, scripts
+from orchestrator.stores.redis.hub import Hub, Topic
+from orchestrator.stores.redis.link import Argument, Link
+from orchestrator.stores.redis.replies import job_of, page_of
+from orchestrator.stores.redis.tail import RECHECK_S, LogTail
+from orchestrator.stores.redis.writer import Writer
+
+SCAN_STEP = 500
+"""How many requests a script looks at for a list: Redis does nothing else meanwhile."""
+UNSURE_S = 0.5
+"""How often Redis is asked again while a subscription isn't there."""
+
+
+class Views:
+    """The half of the store that changes nothing; see RedisStore for what it is made with.
+
+    What runs in this process is written before it is looked at: who appended sees it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        retention_s: float,
+        patience_s: float,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self._retention_s = retention_s
+        self._clock = clock
+        self._link = Link(url)
+        self._hub = Hub(self._link.connection)
+        self._writer = Writer(self._link, self._head, patience_s, clock or time.monotonic)
+
+    def close(self) -> None:
+        """End the threads and close the connections."""
+        self._writer.close()
+        self._hub.close()
+        self._link.close()
+
+    def get(self, job_id: str) -> Job:
+        self._writer.flush(job_id)
+        values = self._link.hash(keys.JOB + job_id)
+        return self._kept(job_id, codec.load_job(values) if values else None)
+
+    def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
+        self._writer.flush(job_id)
+        after = max(after, -1)
+        channel = keys.LOG_CHANNEL + job_id
+        if timeout <= 0 or not self._hub.has(channel):
+            page, _ = self._read(job_id, after, limit)
+            if timeout <= 0 or page.events or page.job.status.is_terminal:
+                return page
+        deadline = time.monotonic() + timeout
+        with self._hub.watch(channel, LogTail) as tail:
+            while True:
+                glance = tail.look(after, limit)
+                if glance.page:
+                    page = glance.page
+                else:
+                    page, end = self._read(job_id, after, limit)
+                    tail.note(page.job, end, glance.version)
+                left = deadline - time.monotonic()
+                if page.events or page.job.status.is_terminal or left <= 0:
+                    return page
+                tail.wait(glance.version, min(left, _patience(tail)))
+
+    def wait(self, job_id: str, timeout: float) -> Job:
+        job = self.get(job_id)
+        if job.status.is_terminal or timeout <= 0:
+            return job
+        deadline = time.monotonic() + timeout
+        with self._hub.watch(keys.END_CHANNEL + job_id, Topic) as topic:
+            while True:
+                version = topic.version
+                job = self.get(job_id)
+                left = deadline - time.monotonic()
+                if job.status.is_terminal or left <= 0:
+                    return job
+                topic.wait(version, min(left, _patience(topic)))
+
+    def line_position(self, job_id: str) -> int:
+        return int(self._call(scripts.LINE_POSITION, job_id))
+
+    def jobs(
+        self, status: Status | None, session_id: str | None, limit: int, cursor: str | None
+    ) -> Listing[Job]:
+        found: list[Job] = []
+        seen: str | bytes = cursor or ""
+        for _ in range(SCAN_LIMIT // SCAN_STEP):
+            wanted = (limit - len(found), status or "", session_id or "", SCAN_STEP)
+            seen, has_more, part = self._call(scripts.JOBS, "", seen, *wanted)
+            hashes = self._link.hashes([keys.JOB + job_id.decode() for job_id in part])
+            # One that expired meanwhile is passed over.
+            found += [codec.load_job(values) for values in hashes if values]
+            if not has_more:
+                return Listing(found, None)
+            if len(found) == limit:
+                break
+        return Listing(found, seen.decode() if isinstance(seen, bytes) else seen)
+
+    def session(self, session_id: str) -> Session:
+        session = self._session(session_id, self._call(scripts.SESSION, "", session_id))
+        if session is None:
+            raise refusals.unknown_session(session_id, self._retention_s)
+        return session
+
+    def sessions(self, limit: int, cursor: str | None) -> Listing[Session]:
+        is_number = cursor is not None and cursor.isdecimal() and len(cursor) < 20
+        before: float = int(cursor or 0) if is_number else math.inf
+        flat = self._call(scripts.SESSIONS, "", before, limit + 1)
+        names = [name.decode() for name in flat[: 2 * limit : 2]]
+        views = self._link.call_all(
+            [(scripts.SESSION, (*self._head(""), session_id)) for session_id in names]
+        )
+        found = [self._session(name, reply) for name, reply in zip(names, views, strict=True)]
+        following = flat[2 * limit - 1].decode() if len(flat) > 2 * limit else None
+        return Listing([session for session in found if session], following)
+
+    # Inside
+
+    def _head(self, job_id: str) -> tuple[Argument, ...]:
+        """Return what every script is called with."""
+        return job_id, repr(self._clock()) if self._clock else "", self._retention_s
+
+    def _call(self, script: scripts.Script, job_id: str, *arguments: Argument) -> Any:
+        return self._link.call(script, *self._head(job_id), *arguments)
+
+    def _read(self, job_id: str, after: int, limit: int) -> tuple[LogPage, int]:
+        """Return a page, and the seq of the log's last event."""
+        flat, entries = self._call(scripts.READ, job_id, after, limit)
+        job = self._kept(job_id, job_of(flat))
+        end = int(codec.pairs(flat)[b"seq"]) - 1
+        events = page_of(after, limit, entries)
+        last = events[-1][0] if events else after
+        return LogPage(events, job, job.status.is_terminal and last >= end), end
+
+    def _kept(self, job_id: str, job: Job | None) -> Job:
+        """Return a job that is still kept. Raises NotFound, ResultExpired."""
+        now = self._clock() if self._clock else time.time()
+        if job is None:
+            made_at = created_at(job_id)
+            if made_at is not None and made_at <= now - self._retention_s:
+                raise refusals.expired(job_id, self._retention_s)
+            raise refusals.unknown(job_id)
+        if job.expires_at is not None and job.expires_at <= now:
+            raise refusals.expired(job_id, self._retention_s)
+        return job
+
+    def _session(self, session_id: str, reply: Sequence[Any]) -> Session | None:
+        flat, turns, active = reply
+        return codec.load_session(session_id, codec.pairs(flat), turns, active) if flat else None
+
+
+def _patience(topic: Topic) -> float:
+    return RECHECK_S if topic.is_live else UNSURE_S

@@ -1,0 +1,79 @@
+"""What every store says where it refuses, or where a request waited in vain."""
+
+from orchestrator.errors import (
+    DeadlineExceeded,
+    IdempotencyKeyReused,
+    InProgress,
+    NotFound,
+    PipelineUnavailable,
+    ResultExpired,
+    SessionBusy,
+)
+from orchestrator.events import Failed
+from orchestrator.job import GenerateRequest, Status
+
+
+def expired(job_id: str, retention_s: float) -> ResultExpired:
+    """Return the error for a request that was there, or may have been."""
+    return ResultExpired(
+        f"Request {job_id} is no longer kept: results are kept for {retention_s:g} "
+        "seconds after their end, less when memory is short. Submit the prompt again."
+    )
+
+
+def unknown(job_id: str) -> NotFound:
+    """Return the error for a request that never was."""
+    return NotFound(f"There is no request {job_id!r}. Use the request_id that a submit gave.")
+
+
+def unknown_session(session_id: str, retention_s: float) -> NotFound:
+    """Return the error for a session that is not there."""
+    return NotFound(
+        f"There is no session {session_id!r}. Sessions are kept for "
+        f"{retention_s:g} seconds after their last use."
+    )
+
+
+def live(job_id: str, status: Status | str) -> InProgress:
+    """Return the error for a request that is to be deleted before its end."""
+    return InProgress(f"Request {job_id} is {status}. Cancel it first, or wait for its end.")
+
+
+def live_session(session_id: str, running: str) -> InProgress:
+    """Return the error for a session that is to be deleted while it is busy."""
+    return InProgress(
+        f"Session {session_id} runs request {running}. Cancel it first, or wait for its end."
+    )
+
+
+def busy(session_id: str, running: str) -> SessionBusy:
+    """Return the error for a request that will not wait for its session."""
+    return SessionBusy(
+        f"Session {session_id} runs request {running}. Wait for it, cancel it, or "
+        'submit with on_busy "enqueue", "interrupt" or "parallel".',
+        request_id=running,
+    )
+
+
+def full(queue_limit: int) -> PipelineUnavailable:
+    """Return the error for a queue that is full."""
+    return PipelineUnavailable(
+        f"{queue_limit} requests are waiting already. Try again later.", retry_after=5
+    )
+
+
+def reused(job_id: str) -> IdempotencyKeyReused:
+    """Return the error for a key that stands for another body."""
+    return IdempotencyKeyReused(
+        "This Idempotency-Key came before with another body. Use a new key for a new request.",
+        request_id=job_id,
+    )
+
+
+def waited_too_long(request: GenerateRequest) -> Failed:
+    """Return the end of a request whose queue timeout has passed."""
+    error = DeadlineExceeded(
+        f"The request waited {request.queue_timeout_s:g} seconds and no slot came free. Try "
+        "again later, or allow more with queue_timeout_s.",
+    )
+    return Failed(error.code, error.message, stage="queue")

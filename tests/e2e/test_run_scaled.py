@@ -1,0 +1,146 @@
+"""`orchestrator run-scaled` and `orchestrator worker`, as a person at a terminal uses them."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.client import until
+from tests.needs import needs
+from tests.redis_server import RedisServer
+from tests.served import BUSY, ROOT, START_S, environment, free_port
+
+ORCHESTRATOR = [sys.executable, "-m", "orchestrator"]
+
+
+@contextmanager
+def scaled(log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run it until it says that it is ready, in a session of its own, as in a terminal."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*ORCHESTRATOR, "run-scaled"],
+            cwd=ROOT,
+            env=environment(**{"PORT": str(free_port())} | environ),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: "Try:" in log.read_text() or process.poll() is not None, START_S)
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def family(pid: int) -> list[int]:
+    """All processes that came of one."""
+    return [one for child in children(pid) for one in (child, *family(child))]
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_it_serves_replaces_a_dead_worker_and_ends_whole_on_ctrl_c(tmp_path: Path) -> None:
+    needs("redis-server")
+    needs("curl")
+    log = tmp_path / "log"
+    with scaled(log) as process:
+        kinds = [command_line(pid) for pid in children(process.pid)]
+        assert sum("redis-server" in kind for kind in kinds) == 1
+        assert sum("orchestrator.worker" in kind for kind in kinds) == 2
+        gunicorn = next(pid for pid in children(process.pid) if "gunicorn" in command_line(pid))
+        assert len(children(gunicorn)) == 2
+
+        (line,) = re.findall(r"^  (curl .*)$", log.read_text(), re.M)
+        said = subprocess.run(shlex.split(line), capture_output=True, timeout=30, check=True)
+        assert said.stdout.decode().count("event: complete") == 1
+
+        # It has to have lived for a while: what ends at once is not begun again.
+        time.sleep(5.5)
+        killed = next(
+            pid for pid in children(process.pid) if "orchestrator.worker" in command_line(pid)
+        )
+        os.kill(children(killed)[0], signal.SIGKILL)
+        until(lambda: log.read_text().count("Ready to run") == 3)
+        subprocess.run(shlex.split(line), capture_output=True, timeout=30, check=True)
+
+        everyone = family(process.pid)
+        began = time.monotonic()
+        # Ctrl-C reaches all of a terminal's processes; the others have sessions of their own.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+        assert time.monotonic() - began < 5 * BUSY
+    assert not any(is_alive(pid) for pid in everyone)
+    assert "Traceback" not in log.read_text()
+
+
+def test_it_takes_the_redis_that_is_named(redis: RedisServer, tmp_path: Path) -> None:
+    with scaled(tmp_path / "log", REDIS_URL=redis.url) as process:
+        kinds = [command_line(pid) for pid in children(process.pid)]
+        assert not any("redis-server" in kind for kind in kinds)
+        assert redis.client.dbsize() == 0
+        assert redis.client.publish("o:wake", "") == 2
+
+
+def test_without_redis_server_it_says_what_to_install(tmp_path: Path) -> None:
+    assert "apt-get install redis-server" in refused("run-scaled", PATH=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, "REDIS_URL is not set."),
+        ({"REDIS_URL": "localhost"}, "REDIS_URL: 'its value' is not an address such as"),
+    ],
+)
+def test_a_worker_that_cannot_work_says_why(environ: dict[str, str], said: str) -> None:
+    assert said in refused("worker", **environ)
+
+
+def test_dramatiq_by_itself_says_why_as_well() -> None:
+    command = [str(Path(sys.executable).with_name("dramatiq-gevent")), "orchestrator.worker"]
+    said = refused(command=[*command, "--processes", "1"])
+    assert "orchestrator: REDIS_URL is not set." in said
+
+
+def refused(*arguments: str, command: list[str] = ORCHESTRATOR, **environ: str) -> str:
+    """Run a command that must refuse, and return what it said."""
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=ROOT,
+        env=environment(**{"PORT": str(free_port())} | environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=30,
+        text=True,
+    )
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stdout
+    return done.stdout
