@@ -33,6 +33,17 @@ class _Number(fields.Float):
         return number
 
 
+class _Whole(fields.Integer):
+    """A JSON number without a fraction; 5.0 is one, as JSON Schema has it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(strict=True, **kwargs)
+
+    def _validated(self, value: Any) -> int:
+        whole = isinstance(value, float) and value.is_integer()
+        return super()._validated(int(value) if whole else value)
+
+
 class _Flag(fields.Boolean):
     """true or false and nothing that merely looks like one."""
 
@@ -153,8 +164,7 @@ class SubmitSchema(Schema):
     )
     model = _text("One of `GET /api/v1/models`; the first of them when absent.")
     system = _text("Instructions that come before the conversation and stay in force.")
-    max_tokens = fields.Integer(
-        strict=True,
+    max_tokens = _Whole(
         allow_none=True,
         validate=validate.Range(1, 10_000_000),
         metadata={"description": "The longest answer, in tokens."},
@@ -175,8 +185,7 @@ class SubmitSchema(Schema):
             ],
         },
     )
-    seed = fields.Integer(
-        strict=True,
+    seed = _Whole(
         allow_none=True,
         validate=validate.Range(-(2**63), 2**63 - 1),
         metadata={"description": "For the same answer again, where the model can."},
