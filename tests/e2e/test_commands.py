@@ -18,6 +18,7 @@ from tests.commands import (
     script,
     serving,
 )
+from tests.deployed import WORKER
 from tests.needs import needs
 from tests.served import ROOT, free_port
 
@@ -54,8 +55,8 @@ def test_the_procfile_listens_for_a_platform_and_keeps_to_one_process() -> None:
     assert words == ["ORCHESTRATOR_HOST=0.0.0.0", "WEB_CONCURRENCY=1", "gunicorn"]
 
 
-def test_the_procfile_names_the_worker_as_the_command_does() -> None:
-    assert procfile_command("worker").split() == ["orchestrator", "worker"]
+def test_the_procfiles_worker_is_started_as_everywhere() -> None:
+    assert procfile_command("worker").split() == WORKER
 
 
 def test_a_taken_port_is_one_clear_sentence() -> None:

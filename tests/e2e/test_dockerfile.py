@@ -1,7 +1,6 @@
 """The Dockerfile, read line by line, and its steps carried out without Docker."""
 
 import fnmatch
-import json
 import os
 import re
 import shutil
@@ -9,49 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.commands import INSTALL_S, NO_SOURCE, get, installs, run, serving
+from tests.dockerfile import Stage, exec_form, stages, variables
 from tests.served import ROOT, free_port
-
-INSTRUCTIONS = (
-    *("ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK"),
-    *("LABEL", "RUN", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
-)
-
-
-@dataclass
-class Stage:
-    """One FROM and what follows it, as (instruction, rest of the line)."""
-
-    base: str
-    name: str
-    steps: list[tuple[str, str]] = field(default_factory=list)
-
-    def all(self, instruction: str) -> list[str]:
-        return [rest for name, rest in self.steps if name == instruction]
-
-    def last(self, instruction: str) -> str:
-        return self.all(instruction)[-1]
-
-
-def stages() -> list[Stage]:
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
-    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
-    found: list[Stage] = []
-    for line in filter(None, lines):
-        instruction, _, rest = line.partition(" ")
-        assert instruction in INSTRUCTIONS, f"{instruction} is no instruction of a Dockerfile."
-        if instruction == "FROM":
-            base, _, name = rest.partition(" AS ")
-            found.append(Stage(base, name))
-        else:
-            found[-1].steps.append((instruction, rest.strip()))
-    return found
 
 
 def reaches_docker(path: str) -> bool:
@@ -72,18 +36,6 @@ def reaches_docker(path: str) -> bool:
 def sources_of(copy: str) -> tuple[list[str], str]:
     *sources, target = copy.split()
     return sources, target
-
-
-def exec_form(rest: str) -> list[str]:
-    """The words of an exec form, which starts no shell. Raises ValueError for anything else."""
-    words = json.loads(rest)
-    assert isinstance(words, list)
-    assert all(isinstance(word, str) for word in words)
-    return words
-
-
-def variables(stage: Stage) -> dict[str, str]:
-    return dict(pair.split("=", 1) for rest in stage.all("ENV") for pair in rest.split())
 
 
 def test_the_image_builds_in_one_stage_and_runs_in_another() -> None:
