@@ -40,7 +40,7 @@ FLOORS: dict[str, list[str]] = {
         "stores.redis.advice stores.redis.codec stores.redis.gate stores.redis.keys",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
-        "stores.redis.replies stores.redis.writer",
+        "stores.redis.cache stores.redis.replies stores.redis.writer",
         "stores.redis.views",
         "backends.upstream",
         "backends.answer",

@@ -1,13 +1,18 @@
-"""What every cache owes, and what the one in memory may hold."""
+"""What every cache owes, and what those in memory and in Redis may hold."""
 
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from orchestrator.events import FinishReason, Usage
 from orchestrator.stores.base import Answer, Cache
 from orchestrator.stores.cache import ENTRY_BYTES, MemoryCache, pack
+from orchestrator.stores.redis import cache as redis_cache
+from orchestrator.stores.redis import keys
+from orchestrator.stores.redis.cache import RedisCache
 from tests.fakes.clock import Clock
+from tests.redis_server import RedisServer
 
 TTL_S = 60.0
 LIMIT = 100_000
@@ -22,10 +27,30 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory"])
-def cache(clock: Clock) -> Cache:
+MakeRedisCache = Callable[..., RedisCache]
+
+
+@pytest.fixture
+def make_redis_cache(redis: RedisServer) -> Iterator[MakeRedisCache]:
+    """What makes caches over one Redis, each as a process of its own would."""
+    caches: list[RedisCache] = []
+
+    def make(limit: int = LIMIT, clock: Clock | None = None, url: str = redis.url) -> RedisCache:
+        caches.append(RedisCache(url, limit, clock))
+        return caches[-1]
+
+    yield make
+    for cache in caches:
+        cache.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def cache(request: pytest.FixtureRequest, clock: Clock) -> Cache:
     """A cache of each kind."""
-    return MemoryCache(LIMIT, clock)
+    if request.param == "memory":
+        return MemoryCache(LIMIT, clock)
+    make: MakeRedisCache = request.getfixturevalue("make_redis_cache")
+    return make(clock=clock)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +142,78 @@ def test_the_bound_holds_whoever_puts() -> None:
     for thread in threads:
         thread.join()
     assert 0 < cache.size <= LIMIT
+
+
+# In Redis
+
+
+def room_in_redis(answers: int) -> int:
+    """The bytes that so many usual answers take in Redis."""
+    return answers * (len(pack(answer())) + redis_cache.ENTRY_BYTES)
+
+
+def test_what_one_process_keeps_another_finds(make_redis_cache: MakeRedisCache) -> None:
+    make_redis_cache().put(b"key", answer(), TTL_S)
+    assert make_redis_cache().get(b"key") == answer()
+
+
+def test_the_least_recently_used_in_redis_goes_first(make_redis_cache: MakeRedisCache) -> None:
+    cache = make_redis_cache(room_in_redis(3))
+    for key in (b"a", b"b", b"c"):
+        cache.put(key, answer(), TTL_S)
+    assert make_redis_cache().get(b"a")
+    cache.put(b"d", answer(), TTL_S)
+    assert [bool(cache.get(key)) for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
+
+
+def test_what_is_too_old_goes_before_what_is_not(make_redis_cache: MakeRedisCache) -> None:
+    clock = Clock()
+    cache = make_redis_cache(room_in_redis(2), clock)
+    cache.put(b"lasts", answer(), 2 * TTL_S)
+    cache.put(b"passes", answer(), TTL_S)
+    clock.advance(TTL_S)
+    cache.put(b"new", answer(), TTL_S)
+    assert cache.get(b"lasts")
+    assert cache.get(b"new")
+
+
+def test_redis_holds_no_more_than_it_may(
+    make_redis_cache: MakeRedisCache, redis: RedisServer
+) -> None:
+    cache = make_redis_cache(room_in_redis(5))
+    for number in range(50):
+        cache.put(b"%d" % (number % 20), answer(), TTL_S)
+    assert int(redis.client.get(keys.CACHE_TOTAL)) == room_in_redis(5)
+    assert len(redis.client.keys(keys.CACHED + "*")) == 5
+    for index in (keys.CACHE_USED, keys.CACHE_UNTIL):
+        assert redis.client.zcard(index) == 5
+    assert redis.client.hlen(keys.CACHE_SIZES) == 5
+
+
+def test_an_answer_in_redis_costs_what_it_counts(
+    make_redis_cache: MakeRedisCache, redis: RedisServer
+) -> None:
+    cache = make_redis_cache(10_000_000)
+    before = redis.client.info("memory")["used_memory_dataset"]
+    count = 5_000
+    for number in range(count):
+        cache.put(number.to_bytes(32, "big"), answer(), TTL_S)
+    cost = (redis.client.info("memory")["used_memory_dataset"] - before) / count
+    assert 0.5 * cost < room_in_redis(1) < 2 * cost
+
+
+def test_while_redis_is_away_nothing_is_found_and_nothing_raised(
+    make_redis_cache: MakeRedisCache,
+) -> None:
+    cache = make_redis_cache(url="redis://127.0.0.1:1")
+    cache.put(b"key", answer(), TTL_S)
+    assert cache.get(b"key") is None
+
+
+def test_an_answer_that_another_version_packed_is_none(
+    make_redis_cache: MakeRedisCache, redis: RedisServer
+) -> None:
+    cache = make_redis_cache()
+    cache.put(b"key", answer(), TTL_S)
+    redis.client.set(keys.CACHED.encode() + b"key", b"[1]")
+    assert cache.get(b"key") is None

@@ -218,3 +218,16 @@ end
 local function is_live(status)
   return status == 'pending' or status == 'processing'
 end
+
+-- Kept answers
+
+local function drop_answer(key)
+  local size = redis.call('HGET', CACHE_SIZES, key)
+  if size then
+    redis.call('DEL', CACHED .. key)
+    redis.call('HDEL', CACHE_SIZES, key)
+    redis.call('ZREM', CACHE_USED, key)
+    redis.call('ZREM', CACHE_UNTIL, key)
+    redis.call('DECRBY', CACHE_TOTAL, size)
+  end
+end
