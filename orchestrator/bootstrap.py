@@ -38,12 +38,18 @@ from orchestrator.routing.slots import Slots
 from orchestrator.runner import Runner
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service
+from orchestrator.stores.base import Cache
 from orchestrator.stores.cache import MemoryCache
 from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.redis.cache import RedisCache
 from orchestrator.stores.redis.store import Leases, RedisStore
 from orchestrator.urls import joined
 
 logger = logging.getLogger("orchestrator")
+
+WEB_PATIENCE_S = 1.0
+WORKER_PATIENCE_S = 60.0
+"""How long a run waits for Redis. In a web process someone waits for the answer to a submit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +188,7 @@ class Routes:
         self._slots = {
             name: Slots(table.max_concurrency) for name, table in self._file.backends.items()
         }
-        self._cache = MemoryCache(settings.cache_mb * 1024 * 1024)
+        self._cache = _cache(settings)
         self.of: dict[str, Route] = {}
         self.models: list[Model] = []
         """The models that requests may name, the default one first."""
@@ -272,8 +278,9 @@ def build_service(settings: Settings) -> Service:
     """
     routes = Routes(settings)
     if settings.redis_url:
-        store = _redis_store(settings.redis_url, settings)
-        dispatcher = DramatiqDispatcher(Broker(settings.queue_url), store)
+        store = _redis_store(settings.redis_url, settings, WEB_PATIENCE_S)
+        runner = Runner(store, routes.of.__getitem__)
+        dispatcher = DramatiqDispatcher(Broker(settings.queue_url), store, runner)
         return _shared_service(settings, store, dispatcher, routes)
     return _service_in_memory(settings, routes)
 
@@ -304,11 +311,12 @@ def build_worker(settings: Settings) -> Broker:
     """Return the broker whose messages this process is to run. Raises ConfigError."""
     url = check_worker(settings)
     routes = Routes(settings)
-    store = _redis_store(url, settings)
+    store = _redis_store(url, settings, WORKER_PATIENCE_S)
+    runner = Runner(store, routes.of.__getitem__)
     broker = Broker(settings.queue_url)
-    dispatcher = DramatiqDispatcher(broker, store)
+    dispatcher = DramatiqDispatcher(broker, store, runner)
     duties = Duties(
-        Runner(store, routes.of.__getitem__),
+        runner,
         store,
         dispatcher,
         helpers=[routes.start, _shared_service(settings, store, dispatcher, routes).start],
@@ -320,12 +328,18 @@ def build_worker(settings: Settings) -> Broker:
     return broker
 
 
-def _redis_store(url: str, settings: Settings) -> RedisStore:
+def _cache(settings: Settings) -> Cache:
+    limit = settings.cache_mb * 1024 * 1024
+    return RedisCache(settings.redis_url, limit) if settings.redis_url else MemoryCache(limit)
+
+
+def _redis_store(url: str, settings: Settings, patience_s: float) -> RedisStore:
     store = RedisStore(
         url,
         queue_limit=settings.queue_limit,
         retention_s=settings.retention_s,
         leases=Leases(settings.lease_s, grace_s=settings.lease_s / 2),
+        patience_s=patience_s,
     )
     try:
         for sentence in store.check():
@@ -339,8 +353,8 @@ def _redis_store(url: str, settings: Settings) -> RedisStore:
 def _shared_service(
     settings: Settings, store: RedisStore, dispatcher: DramatiqDispatcher, routes: Routes
 ) -> Service:
-    # What answers for a model is looked at where it runs.
-    models = [Model(model.id, model.backend) for model in routes.models]
+    # Whether anything answers for a model is looked at where it runs.
+    models = [Model(model.id, model.backend, recall=model.recall) for model in routes.models]
     return Service(store, dispatcher, models, sweep_s=min(2.0, settings.lease_s / 3))
 
 

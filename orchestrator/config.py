@@ -212,8 +212,8 @@ class Settings:
         "ORCHESTRATOR_CACHE_MB",
         64,
         rules.integer(1, 1_000_000),
-        "What kept answers may take, in MiB, beside `ORCHESTRATOR_MEMORY_LIMIT_MB`. Only models "
-        "with `cache_ttl_s` keep any: see [routing](routing.md).",
+        "What kept answers may take, in MiB, beside `ORCHESTRATOR_MEMORY_LIMIT_MB`, or in Redis "
+        "where that is. Only models with `cache_ttl_s` keep any: see [routing](routing.md).",
     )
     max_connections: int = setting(
         "ORCHESTRATOR_MAX_CONNECTIONS",

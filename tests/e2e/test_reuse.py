@@ -1,5 +1,6 @@
 """Answers given again and calls that are shared, as deployed and through every door."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from uuid import uuid4
 import pytest
 import requests
 
+from tests import redis_server
 from tests.described import Described
 from tests.e2e.client import (
     Json,
@@ -24,6 +26,7 @@ from tests.e2e.client import (
     until,
 )
 from tests.fakes.upstream import Upstream, start_upstream
+from tests.scaled import is_ready, working
 from tests.served import Served, serve
 
 SSE = {"Accept": "text/event-stream"}
@@ -54,10 +57,22 @@ def written(folder: Path, upstream: Upstream) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    path = written(tmp_path_factory.mktemp("routes"), upstream)
-    with serve(ORCHESTRATOR_CONFIG=path, ORCHESTRATOR_CONCURRENCY="16") as running:
+@pytest.fixture(scope="module", params=["one process", "web and worker"])
+def served(
+    request: pytest.FixtureRequest, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("reuse")
+    environ = {
+        "ORCHESTRATOR_CONFIG": written(folder, upstream),
+        "ORCHESTRATOR_CONCURRENCY": "16",
+    }
+    with contextlib.ExitStack() as stack:
+        if request.param == "web and worker":
+            redis = stack.enter_context(redis_server.running(folder))
+            environ["REDIS_URL"] = redis.url
+            stack.enter_context(working(folder / "worker", **environ))
+        running = stack.enter_context(serve(**environ))
+        until(lambda: is_ready(running))
         yield running
 
 

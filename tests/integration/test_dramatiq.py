@@ -15,6 +15,7 @@ from orchestrator.dispatch.dramatiq.dispatcher import PATIENCE_S, DramatiqDispat
 from orchestrator.dispatch.dramatiq.intake import IDLE_S, Intake
 from orchestrator.errors import PipelineUnavailable
 from orchestrator.job import Job, Priority
+from orchestrator.runner import Runner
 from orchestrator.stores.base import LeasedStore
 from tests.fakes.asking import a_request, eventually
 from tests.redis_server import RedisServer
@@ -228,7 +229,7 @@ class Sent:
     def __init__(self) -> None:
         self.ids: list[str] = []
 
-    def get(self, job_id: str) -> Job:
+    def claim(self, job_id: str, backend: str) -> None:
         raise PipelineUnavailable("Redis can't be reached.")
 
     def sent(self, job_id: str) -> None:
@@ -246,7 +247,8 @@ def a_job(priority: Priority, age: float = 0.0) -> Job:
 def dispatcher(url: str) -> tuple[DramatiqDispatcher, Broker, Sent]:
     broker, store = Broker(url), Sent()
     leased: LeasedStore = store  # type: ignore[assignment]
-    return DramatiqDispatcher(broker, leased), broker, store
+    runner = Runner(leased, lambda model: EchoBackend())
+    return DramatiqDispatcher(broker, leased, runner), broker, store
 
 
 def test_requests_are_sent_by_priority_and_by_how_long_they_have_waited(

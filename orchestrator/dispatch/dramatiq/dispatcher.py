@@ -9,6 +9,7 @@ from orchestrator.dispatch.dramatiq.broker import OVERDUE, SEEN_S, Broker
 from orchestrator.errors import OrchestratorError, PipelineUnavailable
 from orchestrator.job import Job
 from orchestrator.routing.base import Route
+from orchestrator.runner import Runner
 from orchestrator.stores.base import LeasedStore
 
 logger = logging.getLogger("orchestrator")
@@ -23,12 +24,14 @@ RETRY_AFTER_S = 5
 class DramatiqDispatcher:
     """Sends requests to workers. Who loses one, or sends it twice, does no harm.
 
-    The store hands out again what nobody has begun with, and lets each be begun once.
+    The store hands out again what nobody has begun with, and lets each be begun once. ``runner``
+    runs here what waits for nothing.
     """
 
-    def __init__(self, broker: Broker, store: LeasedStore) -> None:
+    def __init__(self, broker: Broker, store: LeasedStore, runner: Runner) -> None:
         self._broker = broker
         self._store = store
+        self._runner = runner
         self._trusted_until = 0.0
 
     def start(self) -> None:
@@ -68,9 +71,10 @@ class DramatiqDispatcher:
             logger.warning("request %s is sent later: %s", job.id, error)
 
     def run(self, job_id: str, route: Route) -> None:
-        """Nothing runs here: it is sent as others are."""
+        """Run it here, which takes a moment. If that fails, a worker is sent it later."""
         try:
-            self.put(self._store.get(job_id))
+            for job in self._runner.run(job_id, route):
+                self.put(job)
         except OrchestratorError as error:
             logger.warning("request %s is sent later: %s", job_id, error)
 
