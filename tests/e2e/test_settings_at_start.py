@@ -126,7 +126,9 @@ def running(
     host = "[::1]" if environ.get("ORCHESTRATOR_HOST") == "::1" else "127.0.0.1"
     port = int(environ.setdefault("PORT", str(free_port())))
 
-    def lower() -> None:
+    def prepare() -> None:
+        # Whoever runs the tests in the background may have it ignored, and so would the server.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if limit:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
@@ -137,7 +139,7 @@ def running(
             env=environment(**environ),
             stdout=out,
             stderr=subprocess.STDOUT,
-            preexec_fn=lower,
+            preexec_fn=prepare,
         )
     try:
         wait_for(f"http://{host}:{port}/health")
