@@ -19,7 +19,8 @@ CROWDS = (
 # What else takes more than five seconds, in about as many seconds: a file, or a test that then is
 # apart from its file. Anything new is a whole file, and comes last.
 LONG = {
-    f"{UNDER_GEVENT}[integration]": 36,
+    f"{UNDER_GEVENT}[integration]": 40,
+    f"{UNDER_GEVENT}[redis]": 30,
     "tests/e2e/test_deaths.py": 75,
     "tests/e2e/test_playground.py": 35,
     "tests/e2e/test_shutdown.py": 24,
@@ -34,7 +35,7 @@ LONG = {
     "tests/e2e/test_rest.py": 16,
     "tests/e2e/test_settings_at_start.py": 15,
     "tests/e2e/test_slow_clients.py": 12,
-    "tests/e2e/test_reuse.py": 12,
+    "tests/e2e/test_reuse.py": 25,
     "tests/e2e/test_dockerfile.py": 15,
     "tests/e2e/test_commands.py": 18,
 }
