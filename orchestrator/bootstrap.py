@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from orchestrator.backends.anthropic import AnthropicBackend, headers_of
 from orchestrator.backends.base import Backend
 from orchestrator.backends.echo import EchoBackend
-from orchestrator.backends.engine import EngineBackend
-from orchestrator.backends.engines import Engines
+from orchestrator.backends.engine.backend import EngineBackend
+from orchestrator.backends.engine.engines import Engines
 from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.probe import list_models
 from orchestrator.backends.python import PythonBackend

@@ -24,16 +24,15 @@ FLOORS: dict[str, list[str]] = {
     ],
     "words": ["answers strict_json wire", "schemas views", "frames"],
     "ports and adapters": [
-        "stores backends",
+        "stores backends backends.engine",
         "stores.base stores.log backends.base backends.native backends.probe",
-        "backends.engine_child backends.gguf backends.progress",
+        "backends.engine.child backends.engine.gguf backends.engine.progress",
         "backends.rejections backends.sse_reader backends.text",
         "stores.refusals",
-        "backends.download backends.tiny_llama",
-        "backends.local_models",
-        "backends.engine_process",
-        "backends.engines",
-        "stores.refusals",
+        "backends.engine.download backends.engine.tiny_llama",
+        "backends.engine.models",
+        "backends.engine.process",
+        "backends.engine.engines",
         "stores.cache stores.keys stores.order stores.sessions backends.keys backends.paced",
         "backends.kept",
         "stores.redis",
@@ -46,7 +45,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.answer",
         "backends.refusals",
         "stores.memory backends.anthropic backends.echo backends.openai backends.python",
-        "backends.engine",
+        "backends.engine.backend",
         "stores.redis.store",
     ],
     "routing": [
@@ -104,7 +103,7 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "urllib3": ("backends",),
     "werkzeug": ("web",),
     "wsproto": ("web",),
-    "xllamacpp": ("backends.engine_child",),
+    "xllamacpp": ("backends.engine.child",),
 }
 
 LINES_AT_MOST = 400

@@ -1,1 +1,1 @@
-"""What answers prompts. One port (base.py), one adapter a file."""
+"""What answers prompts. One port (base.py), one adapter a file, or a package where it is large."""

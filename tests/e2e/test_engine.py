@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from orchestrator.backends.tiny_llama import DEMO_TEXT
+from orchestrator.backends.engine.tiny_llama import DEMO_TEXT
 from tests.e2e.client import ended, get, status, stream, submit, until
 from tests.fakes.asking import eventually
 from tests.fakes.hub import serving_hub

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from orchestrator.backends.tiny_llama import FIRST_PIECE, TinyLlama
+from orchestrator.backends.engine.tiny_llama import FIRST_PIECE, TinyLlama
 
 VOICES = "ABCDEFGHIJKLMNOPQRSTUVWX"
 STEPS = 10

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import pytest
 
-from orchestrator.backends.download import download
-from orchestrator.backends.local_models import model_source
+from orchestrator.backends.engine.download import download
+from orchestrator.backends.engine.models import model_source
 from orchestrator.errors import UpstreamError
 from tests.fakes.hub import Hub, serving_hub
 from tests.served import free_port
@@ -156,7 +156,7 @@ def test_a_model_that_another_process_finished_meanwhile_is_left_alone(
             finished.append(part.replace(target))
         lock(file, how)
 
-    monkeypatch.setattr("orchestrator.backends.download.fcntl.flock", lock_too_late)
+    monkeypatch.setattr("orchestrator.backends.engine.download.fcntl.flock", lock_too_late)
     bring(hub, target)
 
     assert target.read_bytes() == CONTENT

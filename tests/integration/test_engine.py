@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.base import Message
-from orchestrator.backends.engine import EngineBackend
-from orchestrator.backends.engine_process import EngineProcess
-from orchestrator.backends.engines import Engines
-from orchestrator.backends.local_models import model_source
-from orchestrator.backends.tiny_llama import DEMO_TEXT
+from orchestrator.backends.engine.backend import EngineBackend
+from orchestrator.backends.engine.engines import Engines
+from orchestrator.backends.engine.models import model_source
+from orchestrator.backends.engine.process import EngineProcess
+from orchestrator.backends.engine.tiny_llama import DEMO_TEXT
 from orchestrator.errors import (
     ConfigError,
     RunError,
@@ -230,8 +230,8 @@ class TestDeath:
     def test_one_that_fails_again_and_again_is_started_ever_more_rarely(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("orchestrator.backends.engine_process._FIRST_DELAY_S", 0.05)
-        monkeypatch.setattr("orchestrator.backends.engine_process._LONGEST_DELAY_S", 0.2)
+        monkeypatch.setattr("orchestrator.backends.engine.process._FIRST_DELAY_S", 0.05)
+        monkeypatch.setattr("orchestrator.backends.engine.process._LONGEST_DELAY_S", 0.2)
         source = NeverThere()
         process = EngineProcess(source, 1, 128)
         process.start()
@@ -403,6 +403,8 @@ class TestFailures:
     def test_a_start_without_the_package_says_what_to_install(
         self, models: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("orchestrator.backends.engines._PACKAGE", "xllamacpp_not_installed")
+        monkeypatch.setattr(
+            "orchestrator.backends.engine.engines._PACKAGE", "xllamacpp_not_installed"
+        )
         with pytest.raises(ConfigError, match=r"pip install -r requirements-local\.txt"):
             Engines(models, NO_HUB).process("demo", slots=1, context=128, where="MODEL")

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends import engine_process
-from orchestrator.backends.engine_process import EngineProcess
+from orchestrator.backends.engine import process as engine_process
+from orchestrator.backends.engine.process import EngineProcess
 from orchestrator.errors import UpstreamError
 from orchestrator.stop import StopSignal
 from tests.fakes.asking import eventually
 
 LONG_S = 60.0
-MODULE = "orchestrator.backends.engine_process"
+MODULE = "orchestrator.backends.engine.process"
 READY = "print(json.dumps({'address': 'http://127.0.0.1:9'}), flush=True)"
 
 
@@ -121,7 +121,7 @@ def test_folders_in_a_reason_reach_no_client(starting: Starting) -> None:
 )
 def test_a_child_without_its_parent_loads_nothing(tmp_path: Path, line: str, parent: int) -> None:
     (tmp_path / "xllamacpp.py").write_text("def __getattr__(name): raise SystemExit('loaded')")
-    script = str(Path(engine_process.__file__).with_name("engine_child.py"))
+    script = str(Path(engine_process.__file__).with_name("child.py"))
     options = ["--slots", "1", "--context", "128", "--parent", str(parent)]
     done = subprocess.run(
         [sys.executable, "-P", script, "model.gguf", *options],

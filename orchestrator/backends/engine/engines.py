@@ -3,8 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator.backends.engine_process import EngineProcess
-from orchestrator.backends.local_models import ModelSource, model_source
+from orchestrator.backends.engine.models import ModelSource, model_source
+from orchestrator.backends.engine.process import EngineProcess
 from orchestrator.errors import ConfigError
 
 _PACKAGE = "xllamacpp"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.backends.gguf import Precision, Tensor, Value, write_gguf
+from orchestrator.backends.engine.gguf import Precision, Tensor, Value, write_gguf
 
 DEMO_TEXT = (
     "This is the built-in demo model. It is a real GGUF file, run by llama.cpp, but its few "

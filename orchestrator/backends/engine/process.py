@@ -16,13 +16,13 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import IO
 
-from orchestrator.backends.local_models import ModelSource
+from orchestrator.backends.engine.models import ModelSource
 from orchestrator.errors import UpstreamError, UpstreamTimeout
 from orchestrator.stop import StopSignal
 
 logger = logging.getLogger("orchestrator")
 
-_CHILD = Path(__file__).with_name("engine_child.py")
+_CHILD = Path(__file__).with_name("child.py")
 
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 30.0

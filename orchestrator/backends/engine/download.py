@@ -25,7 +25,7 @@ from urllib3.exceptions import (
 )
 from urllib3.response import BaseHTTPResponse
 
-from orchestrator.backends.progress import Progress, megabytes
+from orchestrator.backends.engine.progress import Progress, megabytes
 from orchestrator.errors import UpstreamError
 
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from typing import Unpack
 
 from orchestrator.backends.base import Finish, Message
-from orchestrator.backends.engine_process import EngineProcess
+from orchestrator.backends.engine.process import EngineProcess
 from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.upstream import Limits
 from orchestrator.events import Usage

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.backends.download import cannot_write, download
-from orchestrator.backends.gguf import MAGIC
-from orchestrator.backends.tiny_llama import demo_model
+from orchestrator.backends.engine.download import cannot_write, download
+from orchestrator.backends.engine.gguf import MAGIC
+from orchestrator.backends.engine.tiny_llama import demo_model
 from orchestrator.errors import ConfigError, UpstreamError
 
 Cancelled = Callable[[], bool]
