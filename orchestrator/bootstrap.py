@@ -65,7 +65,7 @@ class Timeouts:
 class Order:
     """All that is needed to make the backend of one target.
 
-    ``where`` is the setting or key that names it, for an error to begin with.
+    ``where`` is the setting or key that names its model or callable, for an error to begin with.
     """
 
     table: BackendTable
@@ -105,7 +105,10 @@ def _anthropic(order: Order) -> Backend:
 
 
 def _python(order: Order) -> Backend:
-    return PythonBackend(order.table.callable or "", max_threads=order.concurrency)
+    try:
+        return PythonBackend(order.table.callable or "", max_threads=order.concurrency)
+    except ConfigError as error:
+        raise ConfigError(f"{order.where}: {error.message}") from error
 
 
 def _echo(order: Order) -> Backend:
@@ -246,8 +249,11 @@ class Routes:
         return Failover(model.name, targets, policy)
 
     def _where(self, model: ModelTable, place: int) -> str:
+        table = self._file.backends[model.targets[place].backend]
         if not self._settings.routes:
-            return "ORCHESTRATOR_MODEL"
+            return "ORCHESTRATOR_BACKEND" if table.callable else "ORCHESTRATOR_MODEL"
+        if table.callable:
+            return f"{self._file.path}: backends.{table.name}.callable"
         return f"{self._file.path}: models.{model.name}.targets[{place}]"
 
     def _timeouts(self, model: ModelTable) -> Timeouts:

@@ -42,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = commands.add_parser(
         "check-config", help="say what the configuration means, and whether its backends answer"
     )
-    check.add_argument("--file", help="a TOML file, in place of the one ORCHESTRATOR_CONFIG names")
+    check.add_argument(
+        "--file",
+        type=_path,
+        help="a TOML file, in place of the one ORCHESTRATOR_CONFIG names",
+    )
     options = parser.parse_args(arguments)
     command = options.command
     if command == "settings":
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run_scaled()
         _serve(config.load())
     except ConfigError as error:
-        sys.stderr.write(f"orchestrator: {error}\n")
+        sys.stderr.write(f"orchestrator: {_printable(error.message)}\n")
         return 1
 
 
@@ -69,9 +73,24 @@ def _count(text: str) -> int:
     return value
 
 
+def _path(text: str) -> str:
+    """the path of a file"""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"it is empty; give {_path.__doc__}")
+    return text
+
+
+def _printable(line: str) -> str:
+    """Return a line with escapes for what a terminal would obey: names come from other servers."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
 def _check_config(settings: config.Settings) -> int:
+    if "" not in sys.path:
+        # As gunicorn does: a callable may lie in the folder that the command is run in.
+        sys.path.insert(0, "")
     check = Check(settings)
-    sys.stdout.write("\n".join(check.lines) + "\n")
+    sys.stdout.writelines(f"{_printable(line)}\n" for line in check.lines)
     return 0 if check.ok else 1
 
 

@@ -7,7 +7,6 @@ from them. A value that can't be used stops the start with a sentence that names
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -24,8 +23,7 @@ from orchestrator.routes_file import (
     RoutesFile,
 )
 from orchestrator.urls import shown
-
-PREFIX = "ORCHESTRATOR_"
+from orchestrator.variables import check_names, check_together
 
 
 def setting(
@@ -285,8 +283,10 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
     ``routes`` is a file to read in place of the one that ORCHESTRATOR_CONFIG names.
     """
     environ = os.environ if environ is None else environ
-    if routes:
+    if routes is not None:
         environ = {**environ, "ORCHESTRATOR_CONFIG": routes}
+    else:
+        check_together(environ)
     values = {}
     for item in fields(Settings):
         variable, parse = item.metadata["variable"], item.metadata["parse"]
@@ -295,10 +295,12 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
             continue
         try:
             values[item.name] = parse(text)
-        except ValueError:
+        except ValueError as error:
             value = _harmless(text, parse) if item.repr else "its value"
-            raise ConfigError(f"{variable}: {value!r} is not {parse.__doc__}.") from None
-    _check_names(environ)
+            raise ConfigError(
+                f"{variable}: {value!r} is not {parse.__doc__}{_why(error, parse)}."
+            ) from None
+    check_names(environ, [item.metadata["variable"] for item in fields(Settings)])
     if "routes" in values:
         values["routes"] = values["routes"].with_keys(environ)
     settings = Settings(**values)
@@ -310,15 +312,8 @@ def _harmless(text: str, parse: rules.Parser) -> str:
     return shown(text) if parse in (rules.url, rules.hub_url) else text
 
 
-def _check_names(environ: Mapping[str, str]) -> None:
-    """Refuse what looks like a setting misspelt; a platform may set names of its own."""
-    known = [item.metadata["variable"].removeprefix(PREFIX) for item in fields(Settings)]
-    for variable in environ:
-        name = variable.removeprefix(PREFIX)
-        if variable == name or name in known:
-            continue
-        if near := get_close_matches(name, known, n=1, cutoff=0.8):
-            raise ConfigError(f"{variable} is no setting. Is {PREFIX}{near[0]} meant?")
+def _why(error: ValueError, parse: rules.Parser) -> str:
+    return f" ({error})" if parse in (rules.url, rules.hub_url) else ""
 
 
 def _check(settings: Settings) -> None:

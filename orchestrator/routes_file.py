@@ -209,7 +209,7 @@ _MODEL_RULES = {
 def read(path: str) -> RoutesFile:
     """Read the file at ``path``. Raises ConfigError with the file, the key and what is allowed."""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -285,6 +285,8 @@ def _model(name: str, table: Mapping[str, Any], backends: Mapping[str, BackendTa
 def _target(where: str, text: Any, backends: Mapping[str, BackendTable]) -> TargetName:
     if not isinstance(text, str):
         raise ConfigError(f'{where}: {_shown(text)} is not "backend/upstream-model".')
+    if not text.isprintable():
+        raise ConfigError(f"{where}: {_shown(text)} has control characters.")
     backend, _, model = text.partition("/")
     if backend not in backends:
         raise ConfigError(
@@ -315,8 +317,18 @@ def _check_values(where: str, table: Mapping[str, Any], rules: Mapping[str, _Rul
             if key == "api_key_env":
                 raise ConfigError(f"{where}.{key}: it is not {rule.allowed}.")
             if key == "base_url" and isinstance(value, str):
-                value = shown(value)
+                raise ConfigError(
+                    f"{where}.{key}: {_shown(shown(value))} is not {rule.allowed} ({_why(value)})."
+                )
             raise ConfigError(f"{where}.{key}: {_shown(value)} is not {rule.allowed}.")
+
+
+def _why(url: str) -> str:
+    try:
+        base_url(url)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _shown(value: Any) -> str:

@@ -43,7 +43,9 @@ def seconds(low: float, high: float) -> Parser:
 
 
 def text(text: str) -> str:
-    """a text"""
+    """a text without control characters"""
+    if not text.isprintable():
+        raise ValueError
     return text
 
 
@@ -71,7 +73,7 @@ def hub_url(text: str) -> str:
     """an address with https://, or with http:// on this machine"""
     url = base_url(text)
     if not is_private(url):
-        raise ValueError
+        raise ValueError("it leads to another machine, unencrypted")
     return url
 
 

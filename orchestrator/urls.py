@@ -2,23 +2,57 @@
 
 import re
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 _USER = re.compile(r"^([^/@?]*//)?.*@", re.DOTALL)
 
 
 def base_url(text: str) -> str:
-    """Return ``text`` without a last slash. Raises ValueError where it is no base URL.
+    """Return ``text`` without a last slash. Raises ValueError, which says why it is no base URL.
 
     It may have a query, which goes with every request. Credentials in it are refused, since no
     request would carry them, and so is a fragment.
     """
+    if fault := _fault(text):
+        raise ValueError(fault)
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("no address with http:// or https://, or a wrong port")
-    if "@" in parts.netloc or "#" in text or re.search(r"\s", text) or not text.isprintable():
-        raise ValueError("credentials, a fragment or blanks")
     return parts._replace(path=parts.path.rstrip("/")).geturl()
+
+
+def _fault(text: str) -> str | None:
+    """Return what is wrong with an address, in words that quote nothing of it."""
+    if re.search(r"\s", text) or not text.isprintable():
+        return "it has blanks or control characters"
+    if not text.lower().startswith(("http://", "https://")):
+        return "it does not begin with http:// or https://"
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "what is in its brackets is no IPv6 address"
+    if "@" in parts.netloc:
+        return "it has credentials"
+    if "#" in text:
+        return "it has a fragment"
+    if not _has_port(parts):
+        return "its port is no number from 1 to 65535"
+    return _fault_of_host(parts.hostname or "")
+
+
+def _has_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
+def _fault_of_host(host: str) -> str | None:
+    if not host:
+        return "it names no host"
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return "its host has a part that is empty, too long, or can't be in a name"
+    return None
 
 
 def joined(url: str, path: str) -> str:

@@ -18,7 +18,7 @@ THIS = "tests/test_architecture.py"
 FLOORS: dict[str, list[str]] = {
     "ground": [
         "orchestrator errors events ids urls",
-        "job routes_file stop",
+        "job routes_file stop variables",
         "rules session",
         "config",
     ],

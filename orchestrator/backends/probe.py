@@ -3,11 +3,12 @@
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationValueError
 
 from orchestrator.errors import UpstreamError
 
@@ -89,4 +90,15 @@ def _cause(error: BaseException) -> str:
     """Return what the system says, beneath what libraries wrap it in."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    return (getattr(error, "strerror", None) or type(error).__name__).lower()
+    match error:
+        case OSError(strerror=str(reason)):
+            return reason.lower()
+        case TimeoutError():
+            return "no answer came in time"
+        case ConnectionError():
+            return "it closed the connection without an answer"
+        case UnicodeError() | LocationValueError():
+            return "its host is no proper name"
+        case HTTPException():
+            return "what is there does not speak HTTP"
+    return "the connection broke"

@@ -1,16 +1,23 @@
 """`orchestrator check-config`: what a file means, and whether its backends answer."""
 
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import RemoteDisconnected
 from pathlib import Path
 
 import pytest
+from urllib3.exceptions import DecodeError, LocationParseError
 
 from orchestrator import cli
 from tests.fakes.models import write_voices
 from tests.fakes.upstream import Upstream, start_upstream
 from tests.needs import needs_module
+from tests.served import environment as served_environment
 
 KEY = "sk-0123456789"
 
@@ -179,6 +186,108 @@ def test_a_wrong_file_is_one_sentence(
     assert said.out == ""
     assert said.err.startswith(f"orchestrator: {path}: backends.a.retires: there is no such key;")
     assert len(said.err.splitlines()) == 1
+
+
+def test_an_empty_file_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["check-config", "--file", ""])
+    assert "argument --file: it is empty; give the path of a file" in capsys.readouterr().err
+
+
+def test_a_callable_is_found_in_the_folder_that_the_command_is_run_in(tmp_path: Path) -> None:
+    (tmp_path / "answers.py").write_text("def answer(prompt):\n    yield prompt\n")
+    # As a script does, it has the folder of the command on its path, not the one it is run in.
+    command = [sys.executable, "-P", "-c", "import sys; from orchestrator.cli import main"]
+    command[-1] += "; sys.exit(main(['check-config']))"
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=served_environment(ORCHESTRATOR_BACKEND="answers:answer"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "answers:answer: python: runs here." in done.stdout
+
+
+def test_a_callable_that_cannot_be_had_is_told_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "routes.toml"
+    path.write_text(
+        '[backends.own]\nkind = "python"\ncallable = "json:no_such"\n'
+        '[models.default]\ntargets = ["own"]\n'
+    )
+    assert cli.main(["check-config", "--file", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert f"{path}: backends.own.callable: json:no_such: json has no no_such." in said
+
+    monkeypatch.setenv("ORCHESTRATOR_BACKEND", "json:no_such")
+    assert cli.main(["check-config"]) == 1
+    said = capsys.readouterr().err
+    assert "ORCHESTRATOR_BACKEND: json:no_such: json has no no_such." in said
+
+
+def test_names_of_a_server_can_do_nothing_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(b'{"data": [{"id": "\\u001b[2J\\nbig\\ud800"}]}') as url:
+        assert cli.main(["check-config", "--file", written(tmp_path, url)]) == 0
+    said = capsys.readouterr().out
+    assert r"it lists \x1b[2J\nbig\ud800." in said
+    assert "\x1b" not in said
+
+
+@contextmanager
+def answering(body: bytes, version: bytes = b"HTTP/1.1") -> Iterator[str]:
+    """A server that gives one answer; inside, its base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as client:
+                client.recv(65536)
+                head = version + b" 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+                client.sendall(head + body)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        thread.join(10)
+
+
+def test_what_speaks_something_else_is_told_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(b"", b"SSH-2.0-OpenSSH") as url:
+        assert cli.main(["check-config", "--file", written(tmp_path, url)]) == 1
+    said = capsys.readouterr().out
+    assert "FAILS: it can't be reached (what is there does not speak HTTP)." in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (LocationParseError("a b"), "its host is no proper name"),
+        (TimeoutError("timed out"), "no answer came in time"),
+        (RemoteDisconnected("no answer"), "it closed the connection without an answer"),
+        (DecodeError("gzip"), "the connection broke"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_reason_is_never_the_name_of_a_class(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("urllib3.PoolManager.request", fail)
+    assert cli.main(["check-config", "--file", written(tmp_path, "http://127.0.0.1:9/v1")]) == 1
+    assert f"it can't be reached ({said})" in capsys.readouterr().out
 
 
 def test_the_key_is_never_shown(

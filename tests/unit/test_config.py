@@ -97,6 +97,8 @@ def test_a_wrong_number_of_seconds_is_refused_by_name(variable: str, value: str)
         ("OPENAI_BASE_URL", "http://127.0.0.1:99999"),
         ("OPENAI_BASE_URL", "http://127.0.0.1:port"),
         ("HF_ENDPOINT", "http://mirror.example.com"),
+        ("OPENAI_BASE_URL", "http://a..b/v1"),
+        ("OPENAI_BASE_URL", f"http://{'a' * 64}.example.com"),
         ("ORCHESTRATOR_CORS_ORIGINS", "*"),
         ("ORCHESTRATOR_CORS_ORIGINS", "app.example.com"),
         ("ORCHESTRATOR_CORS_ORIGINS", "https://app.example.com/page"),
@@ -123,12 +125,45 @@ def test_a_wrong_value_is_refused_by_name_and_shown(variable: str, value: str) -
             "ANTHROPIC_API_KEY",
         ),
         ({"ORCHESTRATOR_BACKEND": "engine"}, "ORCHESTRATOR_MODEL is not set"),
+        ({"ORCHESTRATOR_MODEL": "m"}, "without it echo answers"),
+        ({"ORCHESTRATOR_MODEL": "m"}, "set ORCHESTRATOR_BACKEND=openai, anthropic or engine"),
+        (
+            {"ORCHESTRATOR_MODEL": "m", "OPENAI_API_KEY": SECRET},
+            "set ORCHESTRATOR_BACKEND=openai, or",
+        ),
+        (
+            {"ORCHESTRATOR_MODEL": "m", "ANTHROPIC_API_KEY": SECRET},
+            "set ORCHESTRATOR_BACKEND=anthropic, or",
+        ),
         ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "ORCHESTRATOR_TLS_KEY"),
         ({"ORCHESTRATOR_TLS_KEY": "key.pem"}, "ORCHESTRATOR_TLS_CERT"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(environ: dict[str, str], named: str) -> None:
     assert named in refusal(environ)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("localhost:8000/v1", "it does not begin with http:// or https://"),
+        ("http:///v1", "it names no host"),
+        ("http://[::1", "what is in its brackets is no IPv6 address"),
+        ("http://127.0.0.1:0", "its port is no number from 1 to 65535"),
+        ("http://127.0.0.1:port", "its port is no number from 1 to 65535"),
+        ("http://user@example.com", "it has credentials"),
+        ("http://example.com/#v1", "it has a fragment"),
+        ("http://exam ple.com", "it has blanks or control characters"),
+        ("http://a..b", "its host has a part that is empty, too long, or can't be in a name"),
+    ],
+)
+def test_an_address_is_refused_with_what_is_wrong_with_it(url: str, why: str) -> None:
+    assert refusal({"OPENAI_BASE_URL": url}).endswith(f"without credentials ({why}).")
+
+
+def test_a_name_with_control_characters_is_refused() -> None:
+    told = refusal({"ORCHESTRATOR_BACKEND": "openai", "ORCHESTRATOR_MODEL": "m\x1b[2J"})
+    assert told == r"ORCHESTRATOR_MODEL: 'm\x1b[2J' is not a text without control characters."
 
 
 @pytest.mark.parametrize("backend", ["echo", "package.module:callable"])

@@ -143,6 +143,8 @@ def test_an_engine_has_room_of_its_own(tmp_path: Path) -> None:
         (("http://127.0.0.1:8000/v1/", "127.0.0.1"), ["backends.primary.base_url", "http://"]),
         (("http://127.0.0.1:8000/v1/", "http://[::1"), ["backends.primary.base_url"]),
         (("127.0.0.1:8000", "127.0.0.1:99999"), ["backends.primary.base_url", ":99999"]),
+        (("127.0.0.1:8000", "a..b"), ["base_url: 'http://a..b/v1/'", "(its host has a part"]),
+        (("primary/big", r"primary/\u001b[2J"), ["targets[0]: 'primary/\\x1b[2J'", "control"]),
         (("127.0.0.1:8000", "127.0.0.1:abc"), ["backends.primary.base_url", ":abc"]),
         (("127.0.0.1:8000/v1/", "u:p@host/"), ["base_url: 'http://...@host/'", "credentials"]),
         (("timeout_s = 4", f"timeout_s = 1{'0' * 400}"), ["models.default.timeout_s", "0.01 to"]),
@@ -227,7 +229,16 @@ def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:
         load({"ORCHESTRATOR_CONFIG": str(tmp_path / "nowhere.toml")})
 
 
-def test_with_a_file_the_environment_names_no_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["ORCHESTRATOR_BACKEND", "ORCHESTRATOR_MODEL"])
+def test_a_file_and_a_backend_of_the_environment_exclude_each_other(
+    tmp_path: Path, other: str
+) -> None:
     path = written(tmp_path, WHOLE)
-    environ = {"ORCHESTRATOR_CONFIG": path, "PRIMARY_KEY": "k", "ORCHESTRATOR_BACKEND": "openai"}
-    assert load(environ).routes
+    environ = {"PRIMARY_KEY": "k", other: "openai"}
+    with pytest.raises(ConfigError, match=f"ORCHESTRATOR_CONFIG and {other} are both set"):
+        load({"ORCHESTRATOR_CONFIG": path, **environ})
+    assert load(environ, routes=path).routes, "one that is asked for is what counts"
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert read_text(tmp_path, "\ufeff" + WHOLE).models == read_text(tmp_path, WHOLE).models
