@@ -14,7 +14,7 @@ from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.probe import list_models
 from orchestrator.backends.python import PythonBackend
 from orchestrator.backends.upstream import Limits
-from orchestrator.config import Settings
+from orchestrator.config import Settings, environment
 from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.dispatch.dramatiq.dispatcher import DramatiqDispatcher
 from orchestrator.dispatch.dramatiq.duties import Duties
@@ -185,7 +185,7 @@ class Routes:
         """Raises ConfigError."""
         self._settings = settings
         self._file = routes_file(settings)
-        self._engines = Engines(settings.cache_home, settings.hub_url)
+        self._engines = Engines(settings.cache_home, settings.hub_url, environment())
         self._backends: dict[Order, Backend] = {}
         self._breakers: dict[TargetName, Breaker] = {}
         self._slots = {
@@ -216,6 +216,10 @@ class Routes:
     def start(self) -> None:
         """Start what answers here and takes time to begin. To be called once."""
         self._engines.start()
+
+    def close(self) -> None:
+        """End what answers here. Requests that it still runs fail."""
+        self._engines.close()
 
     def _add(self, model: ModelTable) -> None:
         failover = self._failover(model)
@@ -300,7 +304,7 @@ def _service_in_memory(settings: Settings, routes: Routes) -> Service:
     concurrency = min(settings.concurrency, routes.most_at_once or settings.concurrency)
     pool = Pool(Runner(store, routes.of.__getitem__), concurrency)
     routes.start()
-    return Service(store, pool, routes.models)
+    return Service(store, pool, routes.models, close=routes.close)
 
 
 def check_worker(settings: Settings) -> str:

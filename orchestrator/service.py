@@ -47,7 +47,10 @@ class Model:
 
 
 class Service:
-    """The rules, over a store and a dispatcher."""
+    """The rules, over a store and a dispatcher.
+
+    ``close`` ends what answers in this process, once nothing runs any more.
+    """
 
     def __init__(
         self,
@@ -55,12 +58,14 @@ class Service:
         dispatcher: Dispatcher,
         models: Sequence[Model],
         sweep_s: float = SWEEP_S,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
         self.models = models
         self._models = {model.id: model for model in models}
         self._store = store
         self._dispatcher = dispatcher
         self._sweep_s = sweep_s
+        self._close = close
         self._draining = threading.Event()
 
     def start(self) -> None:
@@ -209,6 +214,7 @@ class Service:
                 with contextlib.suppress(NotFound, ResultExpired):
                     self._store.finish(job.id, Failed(reason.code, reason.message), job.run)
             logger.warning("%d requests ended by the restart", len(left))
+        self._close()
         return had_some
 
     def _check(self, request: GenerateRequest) -> None:

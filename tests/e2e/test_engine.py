@@ -25,6 +25,7 @@ from tests.needs import needs_module
 from tests.served import BUSY, Served
 
 SOON_S = BUSY * 1.0
+LONG_S = 60.0
 
 Serving = Callable[..., Served]
 
@@ -64,7 +65,7 @@ def children_of(pid: int) -> list[int]:
 def test_the_demo_streams_its_first_token_and_ends_with_the_server(
     serving_engine: Serving,
 ) -> None:
-    served = serving_engine("demo")
+    served = serving_engine("demo", OPENAI_API_KEY="hush", HF_TOKEN="hush")
     with requests.post(
         f"{served.api}/infer",
         json={"prompt": "Hello"},
@@ -78,8 +79,26 @@ def test_the_demo_streams_its_first_token_and_ends_with_the_server(
     assert "".join(event.get("data", "") for event in data) == DEMO_TEXT
     assert data[-1]["status"] == "done"
     (engine,) = children_of(served.worker_pid)
+    environ = Path(f"/proc/{engine}/environ").read_text().split("\0")
+    assert f"PATH={os.environ['PATH']}" in environ
+    assert not [entry for entry in environ if "hush" in entry]
     served.stop()
     eventually(lambda: not Path(f"/proc/{engine}").exists())
+
+
+def test_the_engine_ends_with_the_drain_also_while_clients_still_poll(
+    serving_engine: Serving, tmp_path: Path
+) -> None:
+    served = serving_engine(str(write_slow_speaker(tmp_path / "slow.gguf")))
+    request_id = submit(served, "A", max_tokens=100)
+    until(lambda: status(served, request_id)["first_token_at"])
+    (engine,) = children_of(served.worker_pid)
+    worker = served.worker_pid
+    served.process.send_signal(signal.SIGTERM)
+    assert ended(served, request_id)["status"] == "completed"
+    eventually(lambda: not Path(f"/proc/{engine}").exists())
+    assert Path(f"/proc/{worker}").exists(), "it is not for the server to end first"
+    served.process.wait(LONG_S)
 
 
 def test_an_answer_whose_engine_is_killed_begins_again_in_the_next_one(

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.backends.base import Message
 from orchestrator.backends.engine.backend import EngineBackend
 from orchestrator.backends.engine.engines import Engines
+from orchestrator.backends.engine.environment import for_engine
 from orchestrator.backends.engine.models import model_source
 from orchestrator.backends.engine.process import EngineProcess
 from orchestrator.backends.engine.tiny_llama import DEMO_TEXT
@@ -29,11 +30,19 @@ from orchestrator.errors import (
 from orchestrator.events import FinishReason
 from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import Asking, ask, eventually
-from tests.fakes.models import VOICES, answer_of, write_slow_reader, write_voices
+from tests.fakes.models import (
+    VOICES,
+    answer_of,
+    write_slow_reader,
+    write_slow_speaker,
+    write_voices,
+)
 from tests.needs import needs_module
 from tests.served import BUSY, ROOT
 
 LONG_S = 60.0
+LONG_TOKENS = 16384
+"""Room for an answer that takes seconds, and with a slow speaker most of a minute."""
 AT_ONCE_S = BUSY * 1.0
 NO_HUB = "http://127.0.0.1:9"
 
@@ -46,6 +55,7 @@ class Engine(EngineBackend):
             model_source(name, cache, NO_HUB, "MODEL"),
             slots=int(options.get("slots", 4)),
             context=int(options.get("context", 2048)),
+            environment=for_engine(os.environ),
         )
         super().__init__(
             self.process,
@@ -65,6 +75,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_voices(folder / "voices.gguf")
     write_slow_reader(folder / "slow.gguf")
+    write_slow_speaker(folder / "speaker.gguf")
     (folder / "text.gguf").write_text("GGUF, it says, and is none.")
     return folder
 
@@ -75,7 +86,7 @@ def voices(models: Path) -> Iterator[Engine]:
     engine = Engine(str(models / "voices.gguf"), models)
     engine.process.start()
     yield engine
-    engine.process.close()
+    engine.process.close(LONG_S)
 
 
 @pytest.fixture
@@ -91,7 +102,7 @@ def starting(models: Path) -> Iterator[Starting]:
 
     yield start
     for engine in engines:
-        engine.process.close()
+        engine.process.close(LONG_S)
 
 
 def gone(pid: int) -> bool:
@@ -154,7 +165,7 @@ class TestAnswers:
 
 class TestSlots:
     def test_a_request_without_a_slot_waits_for_one(self, starting: Starting) -> None:
-        engine = starting("{models}/voices.gguf", slots=1)
+        engine = starting("{models}/voices.gguf", slots=1, context=LONG_TOKENS)
         first = Asking(engine, "A")
         eventually(lambda: first.said.pieces)
         second = Asking(engine, "B", max_tokens=3)
@@ -185,7 +196,7 @@ class TestSlots:
         assert given.wait(LONG_S)
 
     def test_a_cancel_reaches_one_that_waits_for_a_slot(self, starting: Starting) -> None:
-        engine = starting("{models}/voices.gguf", slots=1)
+        engine = starting("{models}/voices.gguf", slots=1, context=LONG_TOKENS)
         first = Asking(engine, "A")
         eventually(lambda: first.said.pieces)
         second = Asking(engine, "B")
@@ -196,7 +207,7 @@ class TestSlots:
         first.join()
 
     def test_a_cancel_frees_the_slot_also_while_a_prompt_is_read(self, starting: Starting) -> None:
-        engine = starting("{models}/slow.gguf", slots=1, context=16384)
+        engine = starting("{models}/slow.gguf", slots=1, context=LONG_TOKENS)
         assert ask(engine, "A", max_tokens=1).text == " a0"
         pid = engine.process.pid
         assert pid
@@ -213,7 +224,7 @@ class TestSlots:
 
 class TestDeath:
     def test_a_killed_engine_fails_what_ran_and_is_there_again(self, starting: Starting) -> None:
-        engine = starting("{models}/voices.gguf")
+        engine = starting("{models}/speaker.gguf", context=LONG_TOKENS)
         running = Asking(engine, "A")
         eventually(lambda: running.said.pieces)
         pid = engine.process.pid
@@ -227,16 +238,45 @@ class TestDeath:
         assert ask(engine, "B", max_tokens=5).text == answer_of("B", 5)
         assert engine.process.pid not in (None, pid)
 
+    def test_one_that_hangs_is_killed_and_started_again(
+        self, starting: Starting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("orchestrator.backends.engine.process.EVERY_S", 0.05)
+        monkeypatch.setattr("orchestrator.backends.engine.watch._PATIENCE_S", 0.5)
+        engine = starting("{models}/speaker.gguf", context=LONG_TOKENS)
+        running = Asking(engine, "A")
+        eventually(lambda: running.said.pieces)
+        pid = engine.process.pid
+        assert pid
+
+        os.kill(pid, signal.SIGSTOP)
+        running.join()
+        assert isinstance(running.error, UpstreamTruncated | UpstreamError)
+        assert ask(engine, "B", max_tokens=5).text == answer_of("B", 5)
+        assert gone(pid)
+        assert "The engine does not answer any more, and is killed." in caplog.messages
+
+    def test_one_that_reads_a_long_prompt_does_not_hang(
+        self, starting: Starting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("orchestrator.backends.engine.process.EVERY_S", 0.01)
+        monkeypatch.setattr("orchestrator.backends.engine.watch._MOST_MISSES", 1)
+        engine = starting("{models}/slow.gguf", slots=1, context=LONG_TOKENS)
+        ask(engine, "A", max_tokens=1)
+        pid = engine.process.pid
+        assert ask(engine, "B" * 700, max_tokens=1).text == " b0"
+        assert engine.process.pid == pid
+
     def test_one_that_fails_again_and_again_is_started_ever_more_rarely(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("orchestrator.backends.engine.process._FIRST_DELAY_S", 0.05)
         monkeypatch.setattr("orchestrator.backends.engine.process._LONGEST_DELAY_S", 0.2)
         source = NeverThere()
-        process = EngineProcess(source, 1, 128)
+        process = EngineProcess(source, 1, 128, {})
         process.start()
         eventually(lambda: len(source.asked_at) == 5)
-        process.close()
+        process.close(LONG_S)
         gaps = [later - earlier for earlier, later in pairwise(source.asked_at)]
         for gap, least in zip(gaps, (0.05, 0.1, 0.2, 0.2), strict=True):
             assert gap >= least
@@ -251,7 +291,7 @@ class TestDeath:
         room = [b"--slots", b"4", b"--context", b"2048"]
         assert arguments[-7:] == [*room, b"--parent", str(os.getpid()).encode(), b""]
 
-        engine.process.close()
+        engine.process.close(LONG_S)
         assert gone(pid)
 
     def test_it_ends_with_a_service_that_is_killed(self, models: Path) -> None:
@@ -305,8 +345,24 @@ try:
     ask(engine, "A")
 except UpstreamError as error:
     print(error.message)
-engine.process.close()
+engine.process.close(LONG_S)
 """
+
+
+class TestRoom:
+    def test_the_demo_has_the_room_that_is_asked_for(self, starting: Starting) -> None:
+        said = ask(starting("demo", slots=1, context=8192), "A" * 6000)
+        assert said.text == DEMO_TEXT
+
+    def test_a_model_made_for_less_room_than_asked_for_is_told(
+        self, starting: Starting, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        starting("{models}/voices.gguf", slots=1, context=2 * LONG_TOKENS)
+        eventually(lambda: caplog.messages)
+        assert caplog.messages == [
+            "The local model was made for 16384 tokens of prompt and answer: that is what a "
+            "request may have, not 32768."
+        ]
 
 
 class TestFailures:
@@ -407,4 +463,4 @@ class TestFailures:
             "orchestrator.backends.engine.engines._PACKAGE", "xllamacpp_not_installed"
         )
         with pytest.raises(ConfigError, match=r"pip install -r requirements-local\.txt"):
-            Engines(models, NO_HUB).process("demo", slots=1, context=128, where="MODEL")
+            Engines(models, NO_HUB, {}).process("demo", slots=1, context=128, where="MODEL")

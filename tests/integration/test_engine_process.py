@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.engine import process as engine_process
+from orchestrator.backends.engine.environment import for_engine
 from orchestrator.backends.engine.process import EngineProcess
+from orchestrator.backends.engine.watch import Watch
 from orchestrator.errors import UpstreamError
 from orchestrator.stop import StopSignal
 from tests.fakes.asking import eventually
 
 LONG_S = 60.0
 MODULE = "orchestrator.backends.engine.process"
+WATCH = "orchestrator.backends.engine.watch"
 READY = "print(json.dumps({'address': 'http://127.0.0.1:9'}), flush=True)"
 
 
@@ -46,14 +49,14 @@ def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starti
     def start(*lines: str) -> tuple[EngineProcess, There]:
         child.write_text("\n".join(["import json, sys, time", *lines]))
         model = There()
-        process = EngineProcess(model, 1, 128)
+        process = EngineProcess(model, 1, 128, {})
         processes.append(process)
         process.start()
         return process, model
 
     yield start
     for process in processes:
-        process.close()
+        process.close(LONG_S)
 
 
 def failure(process: EngineProcess) -> str:
@@ -88,7 +91,7 @@ def test_a_close_is_no_lack_of_memory(
     begun = tmp_path / "begun"
     process, _ = starting(f"open({str(begun)!r}, 'w')", "time.sleep(60)")
     eventually(begun.exists)
-    process.close()
+    process.close(LONG_S)
     assert failure(process) == "The local model was stopped; the server is ending."
     assert caplog.messages == []
 
@@ -106,6 +109,98 @@ def test_what_a_child_prints_is_not_kept(starting: Starting) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
     finally:
         tracemalloc.stop()
+
+
+def serving(slots: str) -> list[str]:
+    """Lines of a child that answers with its slots, as Python has them."""
+    return [
+        "from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer",
+        "class Door(BaseHTTPRequestHandler):",
+        "    looks = 0",
+        "    def log_message(self, *arguments): pass",
+        "    def do_GET(self):",
+        "        Door.looks += 1",
+        f"        body = json.dumps({slots}).encode()",
+        "        self.send_response(200)",
+        "        self.send_header('Content-Length', str(len(body)))",
+        "        self.end_headers()",
+        "        self.wfile.write(body)",
+        "server = ThreadingHTTPServer(('127.0.0.1', 0), Door)",
+        "address = f'http://127.0.0.1:{server.server_port}'",
+        "print(json.dumps({'address': address}), flush=True)",
+        "server.serve_forever()",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slots", "is_stuck"),
+    [
+        ("[{'is_processing': True, 'n_decoded': 7}]", True),
+        ("[{'is_processing': True, 'n_decoded': Door.looks}]", False),
+        ("[{'is_processing': False, 'n_decoded': 7}]", False),
+        ("{'error': 'not yet'}", False),
+    ],
+    ids=["nothing moves", "it gets on", "idle", "it says something else"],
+)
+def test_a_child_that_answers_but_does_not_get_on_is_started_anew(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, slots: str, is_stuck: bool
+) -> None:
+    looks = []
+    look = Watch.look
+    monkeypatch.setattr(f"{MODULE}._FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(f"{MODULE}.EVERY_S", 0.01)
+    monkeypatch.setattr(f"{WATCH}._MOST_STILL", 5)
+    monkeypatch.setattr(f"{WATCH}.Watch.look", lambda watch: looks.append(1) or look(watch))
+    _, model = starting(*serving(slots))
+    eventually(lambda: len(looks) == 20)
+    assert (len(model.asked_at) > 1) == is_stuck
+
+
+def test_a_child_that_is_killed_while_it_loads_is_waited_for(
+    starting: Starting, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed = tmp_path / "killed"
+    process, model = starting(
+        "import os, pathlib, signal",
+        f"killed = pathlib.Path({str(killed)!r})",
+        "if not killed.exists(): killed.touch(); os.kill(os.getpid(), signal.SIGKILL)",
+        READY,
+        "sys.stdin.read()",
+    )
+    with process.slot(StopSignal(), LONG_S) as address:
+        assert address.base_url == "http://127.0.0.1:9/v1"
+    assert len(model.asked_at) == 2
+    assert caplog.messages == [
+        "The engine was killed while it loaded the model, and is started again."
+    ]
+
+
+def test_a_child_that_is_killed_again_and_again_likely_lacks_memory(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{MODULE}._FIRST_DELAY_S", 0.05)
+    process, model = starting("import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
+    said = failure(process)
+    assert said.startswith(
+        "The local model can't be loaded: its process was killed 3 times, likely for lack of "
+        "memory; lower ORCHESTRATOR_ENGINE_CONTEXT"
+    )
+    assert len(model.asked_at) == 3
+
+
+def test_a_child_that_ends_by_itself_fails_what_waits_at_once(starting: Starting) -> None:
+    process, model = starting("import os", "os.abort()")
+    assert failure(process) == (
+        "The local model can't be loaded: its process ended with exit code -6."
+    )
+    assert len(model.asked_at) == 1
+
+
+def test_a_child_gets_no_secrets(tmp_path: Path) -> None:
+    plain = {"PATH": "/bin", "HOME": "/root", "LC_ALL": "C", "LD_LIBRARY_PATH": "/opt/lib"}
+    plain |= {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "2", "GGML_N_THREADS": "2"}
+    secrets = ["OPENAI_API_KEY", "HF_TOKEN", "REDIS_URL", "NVIDIA_API_KEY", "GGML_API_KEY"]
+    assert for_engine(plain | dict.fromkeys(secrets, "hush")) == plain
 
 
 def test_folders_in_a_reason_reach_no_client(starting: Starting) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from signal import SIGKILL
 from typing import IO
 
 from orchestrator.backends.engine.models import ModelSource
+from orchestrator.backends.engine.watch import EVERY_S, Watch
 from orchestrator.errors import UpstreamError, UpstreamTimeout
 from orchestrator.stop import StopSignal
 
@@ -31,9 +32,12 @@ _STEADY_S = 60.0
 # A model that takes longer than this to load is taken for stuck.
 _LOAD_S = 900.0
 _END_S = 5.0
+# A child that is killed this often while it loads finds no memory; seldom may have other reasons.
+_MOST_KILLS = 3
 
 # "0.00.008.202 E llama_model_load: error loading model: ..."
 _ERROR_LINE = re.compile(r"[\d.]+ E (?:\w+ +)?\w+: (?:error loading model: )*(.*)")
+_NO_MEMORY = re.compile("alloc|(?:out of|enough|insufficient) memory", re.IGNORECASE)
 _LINE_CHARACTERS = 2000
 _ERRORS_KEPT = 20
 _FIRST_LINE_CHARACTERS = 64 * 1024
@@ -44,7 +48,14 @@ _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\",:()]+/)*")
 
 
 _NOT_LOADED = "The local model can't be loaded"
+_NEEDS_LESS = (
+    "lower ORCHESTRATOR_ENGINE_CONTEXT or ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model"
+)
 _STOPPED = "The local model was stopped; the server is ending."
+
+
+class _Killed(Exception):
+    """The child was killed while it loaded the model: it had said nothing against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +67,20 @@ class Address:
 
 
 class EngineProcess:
-    """Starts the child, again when it dies, and gives out its slots.
+    """Starts the child, again when it dies or is stuck, and gives out its slots.
 
-    It answers ``slots`` requests at once, each with ``context`` tokens of prompt and answer. A
-    child that died is started anew after 1 s, and then after twice as long each time, up to 30 s;
-    once one has answered for a minute, after 1 s again.
+    It answers ``slots`` requests at once, each with ``context`` tokens of prompt and answer, and
+    has no other environment than ``environment``. A child that died is started anew after 1 s,
+    and then after twice as long each time, up to 30 s; once one has answered for a minute, after
+    1 s again.
     """
 
-    def __init__(self, model: ModelSource, slots: int, context: int) -> None:
+    def __init__(
+        self, model: ModelSource, slots: int, context: int, environment: Mapping[str, str]
+    ) -> None:
         self._model = model
+        self._context = context
+        self._environment = environment
         self._options = ["--slots", str(slots), "--context", str(context)]
         self._changed = threading.Condition(threading.Lock())
         self._free = slots
@@ -87,13 +103,14 @@ class EngineProcess:
         """Begin to fetch and load the model. Returns at once."""
         self._supervisor.start()
 
-    def close(self) -> None:
-        """End the child, and whatever still waits for it."""
+    def close(self, seconds: float = 0.0) -> None:
+        """End the child, and whatever still waits for it; wait ``seconds`` at most for its end."""
         self._closing.set()
         with self._changed:
             if self._process:
                 self._process.kill()
-        self._supervisor.join(_END_S)
+        if seconds and self._supervisor.is_alive():
+            self._supervisor.join(seconds)
 
     @contextmanager
     def slot(self, stop: StopSignal, seconds: float) -> Iterator[Address]:
@@ -139,11 +156,15 @@ class EngineProcess:
             self._changed.notify_all()
 
     def _supervise(self) -> None:
-        delay = _FIRST_DELAY_S
+        delay, kills = _FIRST_DELAY_S, 0
         while not self._closing.is_set():
             self._ready_at = None
+            kills_before, kills = kills, 0
             try:
                 self._live()
+            except _Killed:
+                kills = kills_before + 1
+                self._bear(kills)
             except UpstreamError as error:
                 self._become(None, error.message)
                 if not self._closing.is_set():
@@ -157,15 +178,37 @@ class EngineProcess:
             delay = min(delay * 2, _LONGEST_DELAY_S)
         self._become(None, _STOPPED)
 
+    def _bear(self, kills: int) -> None:
+        """Let requests wait for the next child, unless as many as now were killed in a row."""
+        if kills < _MOST_KILLS:
+            logger.error("The engine was killed while it loaded the model, and is started again.")
+            return
+        message = (
+            f"{_NOT_LOADED}: its process was killed {kills} times, likely for lack of memory; "
+            f"{_NEEDS_LESS}."
+        )
+        self._become(None, message)
+        logger.error("%s", message)
+
     def _live(self) -> None:
-        """Live one life of the child, to its end. Raises UpstreamError where it can't begin."""
+        """Live one life of the child, to its end.
+
+        Raises UpstreamError where it can't begin, and _Killed where it was not let.
+        """
         path = self._model.fetch(self._closing.is_set)
         key = secrets.token_urlsafe(32)
         process = self._spawn(path)
+        ended = threading.Event()
         try:
-            base_url = self._greet(process, key, path)
+            url = self._greet(process, key, path)
             self._ready_at = time.monotonic()
-            self._become(Address(base_url, key), None)
+            self._become(Address(f"{url}/v1", key), None)
+            threading.Thread(
+                target=self._guard,
+                args=(process, Watch(url, key), ended),
+                name="engine-guard",
+                daemon=True,
+            ).start()
             # What it may print is nothing to keep; the end is what is waited for.
             while process.stdout and process.stdout.read(_READ_CHARACTERS):
                 pass
@@ -173,8 +216,30 @@ class EngineProcess:
             if not self._closing.is_set():
                 logger.error("The engine died (exit code %d) and is started again.", code)
         finally:
+            ended.set()
             self._become(None, None)
             _bury(process)
+
+    def _guard(self, process: subprocess.Popen[str], watch: Watch, ended: threading.Event) -> None:
+        """End a child that is stuck, until it has ended."""
+        told = False
+        while not ended.wait(EVERY_S if told else 0):
+            if fault := watch.look():
+                logger.error("The engine %s, and is killed.", fault)
+                with self._changed:
+                    # Who comes now waits for the next one, which may even be here by now.
+                    if self._process is process:
+                        self._address = None
+                process.kill()
+                return
+            if not told and watch.room and watch.room < self._context:
+                logger.warning(
+                    "The local model was made for %d tokens of prompt and answer: that is what a "
+                    "request may have, not %d.",
+                    watch.room,
+                    self._context,
+                )
+            told = True
 
     def _spawn(self, path: Path) -> subprocess.Popen[str]:
         # -P, since beside the script are modules with names that others have too.
@@ -187,6 +252,7 @@ class EngineProcess:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
+            env=self._environment,
             # Its own group: the terminal's Ctrl-C is the parent's to act on.
             start_new_session=True,
         )
@@ -197,7 +263,7 @@ class EngineProcess:
         return process
 
     def _greet(self, process: subprocess.Popen[str], key: str, path: Path) -> str:
-        """Give the child its key, and return its base URL once the model is loaded."""
+        """Give the child its key, and return the root of its address once the model is loaded."""
         assert process.stdin and process.stdout and process.stderr
         errors: list[str] = []
         listener = threading.Thread(
@@ -222,7 +288,7 @@ class EngineProcess:
             timer.cancel()
         said = json.loads(line) if line else {}
         if "address" in said:
-            return f"{said['address']}/v1"
+            return str(said["address"])
         code = process.wait(_END_S)
         listener.join(_END_S)
         if self._closing.is_set():
@@ -232,6 +298,8 @@ class EngineProcess:
         if "missing" in said:
             logger.error("xllamacpp can't be imported: %s", said["missing"])
             raise UpstreamError(_import_sentence(said["missing"]))
+        if code == -SIGKILL:
+            raise _Killed
         reason = next(iter(errors), "") or said.get("error", "")
         reason = _FOLDERS.sub("", reason.replace(str(path), path.name))
         raise UpstreamError(_sentence(reason, code))
@@ -266,9 +334,6 @@ def _import_sentence(reason: str) -> str:
 
 def _sentence(reason: str, code: int) -> str:
     """Say why the child could not begin, and what helps."""
-    if code == -SIGKILL or "alloc" in reason or "memory" in reason:
-        return (
-            f"{_NOT_LOADED}: there is too little memory for it; lower "
-            "ORCHESTRATOR_ENGINE_CONTEXT or ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model."
-        )
+    if _NO_MEMORY.search(reason):
+        return f"{_NOT_LOADED}: there is too little memory for it; {_NEEDS_LESS}."
     return f"{_NOT_LOADED}: {reason or f'its process ended with exit code {code}'}."

@@ -30,6 +30,7 @@ FIRST_PIECE = len(_CONTROL) + 256
 """The number of the first piece's token: before it come control tokens and one for each byte."""
 
 _HEAD_WIDTH = 32
+_LONGEST_CONTEXT = 1_048_576
 
 Weights = Mapping[tuple[int, int], float]
 
@@ -52,6 +53,7 @@ class TinyLlama:
     layers: int = 1
     feed_forward: int = 64
     context: int = 4096
+    """How many tokens llama.cpp lets a conversation have, whatever it's asked for."""
     chat_template: str = field(default=_CHAT_TEMPLATE, repr=False)
 
     def write(self, path: Path) -> None:
@@ -143,7 +145,8 @@ def demo_model(text: str = DEMO_TEXT) -> TinyLlama:
     embedding |= {(token, column): 1.0 for column, token in enumerate(tokens, 1)}
     # So large that no temperature makes another token likely.
     output = {(token, column): 16.0 for column, token in enumerate([*tokens, END_OF_TURN])}
-    return TinyLlama("demo", pieces, width, embedding, output)
+    # What was said before doesn't matter to it, so any length will do.
+    return TinyLlama("demo", pieces, width, embedding, output, context=_LONGEST_CONTEXT)
 
 
 def _different_pieces(text: str) -> list[str]:
