@@ -6,15 +6,15 @@ from typing import Any
 import urllib3
 from urllib3.exceptions import HTTPError
 
-EVERY_S = 5.0
+EVERY_S = 3.0
 """How often the child is looked at."""
 
 # llama.cpp answers these looks from threads of its own, also while it reads a long prompt.
-_PATIENCE_S = 5.0
+_PATIENCE_S = 4.0
 _MOST_MISSES = 3
 # Ten minutes without a token or a step of a prompt: the slowest model does better. Looks are
 # counted, not seconds, so that a pause of the whole machine is no reason.
-_MOST_STILL = 120
+_MOST_STILL = 200
 _ANSWER_BYTES = 4 * 1024 * 1024
 
 
@@ -35,7 +35,7 @@ class Watch:
         return room if isinstance(room, int) else None
 
     def look(self) -> str | None:
-        """Return why the child is taken for stuck, or None. Takes ten seconds at most."""
+        """Return why the child is taken for stuck, or None. Takes eight seconds at most."""
         try:
             slots = self._ask()
         except (HTTPError, OSError, ValueError):
