@@ -25,7 +25,6 @@ from tests.needs import needs_module
 from tests.served import BUSY, Served
 
 SOON_S = BUSY * 1.0
-LONG_S = 60.0
 
 Serving = Callable[..., Served]
 
@@ -84,21 +83,6 @@ def test_the_demo_streams_its_first_token_and_ends_with_the_server(
     assert not [entry for entry in environ if "hush" in entry]
     served.stop()
     eventually(lambda: not Path(f"/proc/{engine}").exists())
-
-
-def test_the_engine_ends_with_the_drain_also_while_clients_still_poll(
-    serving_engine: Serving, tmp_path: Path
-) -> None:
-    served = serving_engine(str(write_slow_speaker(tmp_path / "slow.gguf")))
-    request_id = submit(served, "A", max_tokens=100)
-    until(lambda: status(served, request_id)["first_token_at"])
-    (engine,) = children_of(served.worker_pid)
-    worker = served.worker_pid
-    served.process.send_signal(signal.SIGTERM)
-    assert ended(served, request_id)["status"] == "completed"
-    eventually(lambda: not Path(f"/proc/{engine}").exists())
-    assert Path(f"/proc/{worker}").exists(), "it is not for the server to end first"
-    served.process.wait(LONG_S)
 
 
 def test_an_answer_whose_engine_is_killed_begins_again_in_the_next_one(

@@ -19,6 +19,8 @@ from orchestrator.backends.engine.environment import for_engine
 from orchestrator.backends.engine.models import model_source
 from orchestrator.backends.engine.process import EngineProcess
 from orchestrator.backends.engine.tiny_llama import DEMO_TEXT
+from orchestrator.bootstrap import build_service
+from orchestrator.config import load
 from orchestrator.errors import (
     ConfigError,
     RunError,
@@ -111,6 +113,12 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def children() -> set[int]:
+    """The processes that this one has started, in whichever thread."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for path in lists for pid in path.read_text().split()}
 
 
 def seconds_of_work(pid: int) -> float:
@@ -242,7 +250,7 @@ class TestDeath:
         self, starting: Starting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr("orchestrator.backends.engine.process.EVERY_S", 0.05)
-        monkeypatch.setattr("orchestrator.backends.engine.watch._PATIENCE_S", 0.5)
+        monkeypatch.setattr("orchestrator.backends.engine.watch._PATIENCE_S", 1.0)
         engine = starting("{models}/speaker.gguf", context=LONG_TOKENS)
         running = Asking(engine, "A")
         eventually(lambda: running.said.pieces)
@@ -261,6 +269,7 @@ class TestDeath:
     ) -> None:
         monkeypatch.setattr("orchestrator.backends.engine.process.EVERY_S", 0.01)
         monkeypatch.setattr("orchestrator.backends.engine.watch._MOST_MISSES", 1)
+        monkeypatch.setattr("orchestrator.backends.engine.watch._MOST_STILL", 10_000)
         engine = starting("{models}/slow.gguf", slots=1, context=LONG_TOKENS)
         ask(engine, "A", max_tokens=1)
         pid = engine.process.pid
@@ -293,6 +302,18 @@ class TestDeath:
 
         engine.process.close(LONG_S)
         assert gone(pid)
+
+    def test_it_ends_with_the_drain_and_not_only_with_the_server(
+        self, models: Path, tmp_path: Path
+    ) -> None:
+        model = str(models / "voices.gguf")
+        environ = {"ORCHESTRATOR_BACKEND": "engine", "ORCHESTRATOR_MODEL": model}
+        before = children()
+        service = build_service(load(environ | {"XDG_CACHE_HOME": str(tmp_path)}))
+        eventually(lambda: children() - before)
+        (pid,) = children() - before
+        service.drain(1.0)
+        eventually(lambda: gone(pid))
 
     def test_it_ends_with_a_service_that_is_killed(self, models: Path) -> None:
         service = subprocess.Popen(

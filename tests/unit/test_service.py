@@ -472,6 +472,21 @@ def test_a_drain_of_an_idle_service_is_over_at_once() -> None:
     assert service.is_draining
 
 
+def test_what_answers_here_is_closed_once_nothing_runs_any_more() -> None:
+    store, backend = a_store(), Hangs()
+    pool = Pool(Runner(store, lambda _: backend), 1)
+    running: list[int] = []
+    service = Service(
+        store,
+        pool,
+        [Model("default", backend.name)],
+        close=lambda: running.append(len(store.live())),
+    )
+    submit(service)
+    service.drain(timeout=0.05)
+    assert running == [0]
+
+
 def test_what_is_left_at_the_end_of_a_drain_is_ended_by_it() -> None:
     store = a_store()
     backend = Hangs("half")
