@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -59,6 +60,11 @@ class Timeouts:
     connect_timeout_s: float
     first_token_timeout_s: float
     idle_timeout_s: float
+
+    @property
+    def silence_s(self) -> float:
+        """How long a backend with these may wait until an answer begins: for a place first, too."""
+        return self.connect_timeout_s + 2 * self.first_token_timeout_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +283,9 @@ class Routes:
         public = TargetName(name.backend, KINDS[table.kind].shown(name.model))
         shown = str(public) if self._settings.routes else name.backend
         breaker = self._breakers.setdefault(name, Breaker(shown))
-        return Target(shown, self._backends[order], breaker, self._slots[name.backend])
+        slots = self._slots[name.backend]
+        silence_s = timeouts.silence_s if KINDS[table.kind].names_models else math.inf
+        return Target(shown, self._backends[order], breaker, slots, silence_s)
 
 
 def build_service(settings: Settings) -> Service:

@@ -51,7 +51,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "routing": [
         "routing",
-        "routing.base routing.breaker routing.key routing.retry routing.slots",
+        "routing.base routing.breaker routing.key routing.retry routing.silence routing.slots",
         "routing.cache routing.coalesce routing.failover",
     ],
     "engine": ["runner"],

@@ -123,17 +123,20 @@ def no_answer() -> UpstreamError:
 
 
 def _streamed(call: Call, answer: Answer) -> Iterator[str | Usage]:
-    """Yield the text of an event stream, and what it costs."""
+    """Yield the text of an event stream, and what it costs; an empty text for a first thought."""
     reader = SSEReader()
     while data := _read(call, answer):
         lines, ended, said = reader.lines, answer.ended, False
         for event in reader.feed(data):
             over = answer.reason is not None
+            begun = answer.begun
             text = answer.add(event.data)
             yield from answer.news()
             if text:
                 said, answer.goes_on = True, over
                 yield text
+            elif answer.begun and not begun:
+                yield ""
             if answer.done:
                 call.drain()
                 return

@@ -29,7 +29,9 @@ class Backend(Protocol):
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
     ) -> Generator[str | Usage | Finish, None, None]:
-        """Yield non-empty pieces of text, then one Finish.
+        """Yield pieces of text, then one Finish.
+
+        An empty piece before the first says that the answer has begun: the model thinks.
 
         A Usage among them is what the answer has cost so far, each in place of the one before: it
         counts where no Finish comes.

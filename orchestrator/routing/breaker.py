@@ -21,6 +21,11 @@ OPEN_S, OPEN_MAX_S = 5.0, 60.0
 """How long it stays open at first, and at most: each time in a row twice as long."""
 PROBE_S = 30.0
 """How long a probe may keep others away without a sign of life."""
+SILENCE_S, SILENCE_TIMES = 0.5, 2.0
+"""A silence that a request's deadline cut short is a failure where it lasted that long, and so many
+times what the target usually takes to begin: else a hurried client would open it for all."""
+NEWEST = 0.125
+"""The weight of the newest answer in what is usual."""
 
 
 @dataclass(slots=True)
@@ -38,15 +43,29 @@ class Permit:
     Only the first report counts.
     """
 
-    __slots__ = ("_breaker",)
+    __slots__ = ("_breaker", "_since")
 
-    def __init__(self, breaker: "Breaker") -> None:
+    def __init__(self, breaker: "Breaker", since: float) -> None:
         self._breaker: Breaker | None = breaker
+        self._since = since
 
     def alive(self) -> None:
         """Note that an answer has begun: a probe need keep nobody away any longer."""
         if self._breaker:
-            self._breaker.probed(self)
+            self._breaker.heard(self, self._since)
+
+    def silent(self, error: RunError) -> bool:
+        """Note that nothing came before the call was ended by us; ``error`` says so.
+
+        Returns whether that counts: where it is too little to tell, it is as ``leave``.
+        """
+        breaker = self._take()
+        if breaker is None or not breaker.is_long(self._since):
+            if breaker:
+                breaker.forget(self)
+            return False
+        breaker.add_failure(self, error)
+        return True
 
     def succeeded(self) -> None:
         """Note that the answer is whole, or at least that the target did its part."""
@@ -67,7 +86,7 @@ class Permit:
         if breaker is None:
             return None
         if not breaker.is_probe(self):
-            return Permit(breaker)
+            return Permit(breaker, self._since)
         breaker.add_failure(self, error)
         return None
 
@@ -99,6 +118,7 @@ class Breaker:
         self._open_until: float | None = None
         self._probe: Permit | None = None
         self._probe_until = 0.0
+        self._usual_s: float | None = None
         self._error: RunError | None = None
         self._wakers: list[Callable[[], None]] = []
 
@@ -137,10 +157,11 @@ class Breaker:
         with self._lock:
             if self._wait_s():
                 return None
-            permit = Permit(self)
+            now = self._clock()
+            permit = Permit(self, now)
             if self._open_until is not None:
                 self._probe = permit
-                self._probe_until = self._clock() + PROBE_S
+                self._probe_until = now + PROBE_S
             return permit
 
     def is_probe(self, permit: Permit) -> bool:
@@ -148,8 +169,16 @@ class Breaker:
         with self._lock:
             return permit is self._probe
 
-    def probed(self, permit: Permit) -> None:
-        """Close where ``permit`` is the probe's."""
+    def is_long(self, since: float) -> bool:
+        """Return whether silence ``since`` then tells that the target fails."""
+        usual_s = self._usual_s or 0.0
+        return self._clock() - since >= max(SILENCE_S, SILENCE_TIMES * usual_s)
+
+    def heard(self, permit: Permit, since: float) -> None:
+        """Take note of how long an answer took to begin; close where ``permit`` is the probe's."""
+        # Not in the lock: of two at once, either may be forgotten.
+        took_s, usual_s = self._clock() - since, self._usual_s
+        self._usual_s = took_s if usual_s is None else usual_s + NEWEST * (took_s - usual_s)
         if permit is not self._probe:
             return
         with self._lock:

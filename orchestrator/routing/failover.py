@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.backends.base import Backend, Finish, Message
 from orchestrator.errors import (
+    DeadlineExceeded,
     PipelineUnavailable,
     RunError,
     UpstreamError,
@@ -21,6 +22,7 @@ from orchestrator.job import GenerateRequest
 from orchestrator.routing.base import Attempt
 from orchestrator.routing.breaker import Breaker, Permit
 from orchestrator.routing.retry import Plan, Policy, Step
+from orchestrator.routing.silence import Patience, Silence
 from orchestrator.routing.slots import Slots, wait_for_any
 from orchestrator.stop import StopSignal
 
@@ -32,12 +34,15 @@ _ABOUT_A_PROMPT = frozenset({"callable", "too_large"})
 class Target:
     """A model at a backend. Targets of one backend share its slots, those of one model too its
     breaker.
+
+    ``silence_s`` is how long the backend itself waits at most until an answer begins.
     """
 
     name: str
     backend: Backend
     breaker: Breaker
     slots: Slots
+    silence_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,9 @@ class Failover:
                 try:
                     if attempt > 1 or entry.index:
                         yield Attempt(attempt, entry.target.name)
-                    yield from _ask(entry, request, messages, stop, failures)
+                    ask = _Ask(entry, stop, failures, self._clock, deadline)
+                    patience_s = self._patience_s(step.targets, entry, deadline)
+                    yield from ask.stream(request, messages, patience_s)
                     return
                 except RunError as error:
                     stop.check()
@@ -132,6 +139,16 @@ class Failover:
                 breakers = [self._targets[index].breaker for index in choices]
                 if not self._wait_for_leave(breakers, stop, until, deadline):
                     raise plan.verdict() or _unavailable(self._targets)
+
+    def _patience_s(self, choices: Sequence[int], entry: _Entry, deadline: float) -> float:
+        """Return how long a target may keep silent, so that those after it have as long.
+
+        Infinity where nobody is left to ask, or the backend itself gives up sooner.
+        """
+        others = [self._targets[index] for index in choices if index != entry.index]
+        left = 1 + sum(not other.breaker.open_s() for other in others)
+        share_s = max(0.0, deadline - self._clock()) / left
+        return share_s if left > 1 and share_s < entry.target.silence_s else math.inf
 
     def _wait_for_leave(
         self, breakers: Sequence[Breaker], stop: StopSignal, until: float, deadline: float
@@ -193,6 +210,10 @@ class _Failures:
 
     def add(self, entry: _Entry, error: RunError, again: bool) -> None:
         """Take a failure; ``again`` where its target may be asked once more."""
+        if isinstance(error, Silence):
+            if entry.permit.silent(error):
+                self.forget(entry)
+            return
         self.forget(entry)
         if isinstance(error, UpstreamRejected):
             # The target did its part: what came was no good.
@@ -209,30 +230,58 @@ class _Failures:
         self._kept.pop(entry.index, None)
 
 
-def _ask(
-    entry: _Entry,
-    request: GenerateRequest,
-    messages: Sequence[Message],
-    stop: StopSignal,
-    failures: _Failures,
-) -> Generator[str | Usage | Finish, None, None]:
-    """Make one attempt, and report how it goes, but for its failure."""
-    permit, begun = entry.permit, False
-    stream = entry.target.backend.stream(request, messages, stop)
-    try:
-        for piece in stream:
-            if isinstance(piece, Finish):
-                failures.forget(entry)
-                permit.succeeded()
-                yield piece
-                return
-            if not begun and isinstance(piece, str):
-                begun = True
-                permit.alive()
-            yield piece
-        raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
-    finally:
-        stream.close()
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One attempt, which reports how it goes, but for what it fails with before the deadline."""
+
+    entry: _Entry
+    stop: StopSignal
+    failures: _Failures
+    clock: Callable[[], float]
+    deadline: float
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], patience_s: float
+    ) -> Generator[str | Usage | Finish, None, None]:
+        """Yield what the target says. Raises Silence where that is nothing for ``patience_s``."""
+        permit, begun = self.entry.permit, False
+        asked_at = self.clock()
+        with Patience(self.stop, patience_s) as patience:
+            stream = self.entry.target.backend.stream(request, messages, patience.signal)
+            try:
+                for piece in stream:
+                    if isinstance(piece, str):
+                        if not begun:
+                            begun = True
+                            patience.heard()
+                            permit.alive()
+                        if not piece:
+                            continue
+                    elif isinstance(piece, Finish):
+                        self.failures.forget(self.entry)
+                        permit.succeeded()
+                        yield piece
+                        return
+                    yield piece
+                raise UpstreamTruncated(
+                    "The model's answer stopped before its end. Submit it again."
+                )
+            except Exception as error:
+                silence = Silence(self.clock() - asked_at)
+                if patience.ran_out:
+                    raise silence from error
+                if not begun and self._is_late:
+                    self.failures.add(self.entry, silence, again=False)
+                raise
+            finally:
+                stream.close()
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the request was stopped, and by its deadline."""
+        stop = self.stop
+        late = isinstance(stop.reason, DeadlineExceeded) or self.clock() >= self.deadline
+        return stop.requested and late
 
 
 def _sleep(seconds: float, stop: StopSignal) -> None:

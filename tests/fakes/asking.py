@@ -28,11 +28,14 @@ def a_request(prompt: str = "hello", **fields: Any) -> GenerateRequest:
 
 @dataclass
 class Said:
-    """What a backend said: its pieces in order, its last word, and what it had cost by then."""
+    """What a backend said: whether it thought first, its pieces in order, its last word, and what
+    it had cost by then.
+    """
 
     pieces: list[str] = field(default_factory=list)
     finish: Finish | None = None
     spent: Usage | None = None
+    thought: bool = False
 
     @property
     def text(self) -> str:
@@ -58,8 +61,10 @@ def ask(
             said.finish = item
         elif isinstance(item, Usage):
             said.spent = item
+        elif not item:
+            assert not said.pieces, "an empty piece says that an answer begins"
+            said.thought = True
         else:
-            assert item, "no piece is empty"
             said.pieces.append(item)
     return said
 

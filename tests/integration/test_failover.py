@@ -276,6 +276,42 @@ def test_a_target_that_keeps_failing_is_left_alone(
     assert (last.job.attempts, last.job.backend) == (1, "b/fault:ok/7")
 
 
+def test_a_silent_target_leaves_time_for_the_next_and_is_left_alone_then(
+    route: Route, primary: Upstream
+) -> None:
+    routed = route("a/fault:silent", "b/fault:ok/7")
+    hurried = 3.0
+    first = [routed.submit(f"in a hurry {number}", timeout_s=hurried) for number in range(5)]
+    for job_id in first:
+        assert routed.service.wait(job_id, WAIT_S).result == SPARE
+    for number in range(5, 12):
+        ran = routed.ask(f"in a hurry {number}", timeout_s=hurried)
+        assert (ran.text, ran.job.attempts) == (SPARE, 1)
+    calls = [primary.seen(f"in a hurry {number}")["calls"] for number in range(12)]
+    assert calls == [1] * 5 + [0] * 7
+
+
+def test_a_deadline_in_silence_counts_where_there_is_no_other(route: Route) -> None:
+    routed = route("a/fault:silent")
+    ids = [routed.submit(timeout_s=0.7) for _ in range(5)]
+    for job_id in ids:
+        assert routed.service.wait(job_id, WAIT_S).error_code == "DEADLINE_EXCEEDED"
+    with pytest.raises(PipelineUnavailable, match="no part of an answer"):
+        routed.submit()
+
+
+@pytest.mark.parametrize("targets", [("a/big",), ("a/big", "b/big")])
+def test_clients_in_too_much_of_a_hurry_leave_a_target_in_use(
+    route: Route, targets: tuple[str, ...]
+) -> None:
+    routed = route(*targets)
+    ids = [routed.submit(f"fault:silent number {number}", timeout_s=0.1) for number in range(12)]
+    for job_id in ids:
+        assert routed.service.wait(job_id, WAIT_S).error_code == "DEADLINE_EXCEEDED"
+    ran = routed.ask("all is well")
+    assert (ran.text, ran.job.attempts, ran.job.backend) == ("all is well", 1, "a/big")
+
+
 def test_submits_are_refused_while_every_target_is_left_alone(route: Route) -> None:
     routed = route("a/fault:status/500", "dead/big", more="retries = 0")
     for _ in range(5):

@@ -543,6 +543,7 @@ class TestTimeouts:
         said = ask(backend_for(upstream.url, first_token=0.3, idle=0.3), "fault:reasoning 10 0.05")
 
         assert len(said.pieces) == 10
+        assert said.thought
 
     def test_a_slow_reader_is_not_the_providers_silence(self, upstream: Upstream) -> None:
         backend, prompt = backend_for(upstream.url, idle=0.05), "fault:ok 3"

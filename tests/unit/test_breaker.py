@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.errors import UpstreamError
-from orchestrator.routing.breaker import PROBE_S, WINDOW_S, Breaker, Permit
+from orchestrator.routing.breaker import PROBE_S, SILENCE_S, WINDOW_S, Breaker, Permit
 from tests.fakes.clock import Clock
 
 ERROR = UpstreamError("The provider is down; try again later.")
@@ -200,6 +200,52 @@ def test_whoever_waits_for_the_probe_is_woken_at_its_end(
         assert not woken.is_set()
         end(probe)
     assert woken.is_set()
+
+
+def keep_silent(breaker: Breaker, clock: Clock, seconds: float, times: int = 12) -> None:
+    """Let calls be ended by us after that many seconds of silence each."""
+    for _ in range(times):
+        if permit := breaker.enter():
+            clock.advance(seconds)
+            permit.silent(ERROR)
+
+
+def test_silence_opens_it_as_failures_do(breaker: Breaker, clock: Clock) -> None:
+    keep_silent(breaker, clock, SILENCE_S, 4)
+    assert breaker.open_s() == 0
+    keep_silent(breaker, clock, SILENCE_S, 1)
+    assert breaker.open_s() > 0
+    assert breaker.last_error is ERROR
+
+
+def test_clients_in_a_hurry_do_not_open_it(breaker: Breaker, clock: Clock) -> None:
+    keep_silent(breaker, clock, SILENCE_S / 2)
+    assert breaker.open_s() == 0
+
+
+def test_what_a_target_takes_usually_is_no_silence(breaker: Breaker, clock: Clock) -> None:
+    for seconds in (2.0, 1.0, 3.0):
+        permit = enter(breaker)
+        clock.advance(seconds)
+        permit.alive()
+        permit.succeeded()
+    keep_silent(breaker, clock, 3.0)
+    assert breaker.open_s() == 0
+    keep_silent(breaker, clock, 5.0, 5)
+    assert breaker.open_s() > 0
+
+
+def test_a_probe_that_was_too_short_to_tell_makes_place_for_another(
+    breaker: Breaker, clock: Clock
+) -> None:
+    probe = half_open(breaker, clock)
+    clock.advance(SILENCE_S / 2)
+    assert not probe.silent(ERROR)
+    assert breaker.wait_s() == 0
+    probe = enter(breaker)
+    clock.advance(SILENCE_S)
+    assert probe.silent(ERROR)
+    assert breaker.open_s() > 0
 
 
 def test_only_the_first_report_counts(breaker: Breaker) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,28 @@ class Told:
         yield Finish(FinishReason.STOP)
 
 
+class Slow:
+    """Says nothing until it is let on or stopped, but for a thought where it has one."""
+
+    name = "slow"
+
+    def __init__(self, *thoughts: str) -> None:
+        self._thoughts = thoughts
+        self.may_speak = threading.Event()
+        self.calls = 0
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[str | Finish, None, None]:
+        self.calls += 1
+        yield from self._thoughts
+        with stop.waking(self.may_speak.set):
+            assert self.may_speak.wait(WAIT_S)
+        stop.check()
+        yield "slowly"
+        yield Finish(FinishReason.STOP)
+
+
 class Asker:
     """A request in a thread of its own."""
 
@@ -62,6 +85,11 @@ class Asker:
         except (RunError, Stopped) as error:
             self.error = error
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for that long; return whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def end(self) -> list[object]:
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive(), "the answer does not end"
@@ -73,7 +101,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def a_target(backend: Told, clock: Clock, limit: int | None = None) -> Target:
+def a_target(backend: Told | Slow, clock: Clock, limit: int | None = None) -> Target:
     return Target(backend.name, backend, Breaker(backend.name, clock), Slots(limit))
 
 
@@ -190,3 +218,46 @@ def test_a_success_after_a_failure_makes_it_good(clock: Clock) -> None:
     assert Asker(a_route(clock, target)).end()[-1] == Finish(FinishReason.STOP)
     fail(target, FAILURES - 1)
     assert target.breaker.open_s() == 0
+
+
+def test_silence_hands_over_while_there_is_time(clock: Clock) -> None:
+    silent = Slow()
+    route = a_route(clock, a_target(silent, clock), a_target(Told(), clock))
+    heard = Asker(route, timeout_s=0.2).end()
+    assert heard == [Attempt(2, "told"), "hello", Finish(FinishReason.STOP)]
+    assert silent.calls == 1
+
+
+def test_the_time_is_shared_with_none_that_is_left_alone(clock: Clock) -> None:
+    slow, other = Slow(), a_target(Told(), clock)
+    fail(other)
+    asker = Asker(a_route(clock, a_target(slow, clock), other), timeout_s=0.2)
+    assert not asker.wait(0.3)
+    slow.may_speak.set()
+    assert asker.end() == ["slowly", Finish(FinishReason.STOP)]
+
+
+def test_a_target_that_thinks_is_not_silent(clock: Clock) -> None:
+    slow = Slow("")
+    asker = Asker(a_route(clock, a_target(slow, clock), a_target(Told(), clock)), timeout_s=0.2)
+    assert not asker.wait(0.3)
+    slow.may_speak.set()
+    assert asker.end() == ["slowly", Finish(FinishReason.STOP)]
+
+
+def test_a_cancel_ends_the_wait_for_a_silent_target(clock: Clock) -> None:
+    slow, target = Slow(), a_target(Told(), clock)
+    asker = Asker(a_route(clock, a_target(slow, clock), target))
+    eventually(lambda: slow.calls == 1)
+    asker.stop.request()
+    asker.end()
+    assert isinstance(asker.error, Stopped)
+
+
+def test_who_gives_up_sooner_is_not_cut_short(clock: Clock) -> None:
+    slow = Slow()
+    quick = replace(a_target(slow, clock), silence_s=0.01)
+    asker = Asker(a_route(clock, quick, a_target(Told(), clock)), timeout_s=0.2)
+    assert not asker.wait(0.3)
+    slow.may_speak.set()
+    assert asker.end() == ["slowly", Finish(FinishReason.STOP)]

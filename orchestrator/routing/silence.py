@@ -1,0 +1,58 @@
+"""How long a target may keep silent where others are left to be asked."""
+
+import math
+import threading
+from contextlib import ExitStack
+
+from orchestrator.errors import UpstreamTimeout
+from orchestrator.stop import StopSignal
+
+
+class Silence(UpstreamTimeout):
+    """A target said nothing for as long as the request could wait for it, ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"The provider sent no part of an answer within {seconds:.3g} s; try again later.",
+            stage="first_token",
+        )
+
+
+class Patience:
+    """Stops one call where nothing is heard of it for ``seconds``; infinity for no such limit.
+
+    ``signal`` is for the call, and is stopped with the request's ``stop`` too. To be used as a
+    context, for as long as the call takes.
+    """
+
+    def __init__(self, stop: StopSignal, seconds: float) -> None:
+        self.signal = stop if math.isinf(seconds) else StopSignal()
+        self._stop = stop
+        self._seconds = seconds
+        self._timer: threading.Timer | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Patience":
+        if self.signal is not self._stop:
+            self._stack.enter_context(self._stop.waking(self._pass_on))
+            self._timer = threading.Timer(self._seconds, self.signal.request)
+            self._timer.daemon = True
+            self._stack.callback(self._timer.cancel)
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether it was this that stopped the call."""
+        return self.signal.requested and not self._stop.requested
+
+    def heard(self) -> None:
+        """Note that the answer has begun."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _pass_on(self) -> None:
+        self.signal.request(self._stop.reason)
