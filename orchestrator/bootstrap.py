@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from orchestrator.backends.anthropic import AnthropicBackend, headers_of
 from orchestrator.backends.base import Backend
@@ -29,7 +30,7 @@ from orchestrator.routes_file import (
     RoutesFile,
     TargetName,
 )
-from orchestrator.routing.base import Route
+from orchestrator.routing.base import Gate, Route, Through
 from orchestrator.routing.breaker import Breaker
 from orchestrator.routing.cache import Cached
 from orchestrator.routing.coalesce import Coalesced
@@ -199,6 +200,7 @@ class Routes:
         }
         self._cache = _cache(settings)
         self.of: dict[str, Route] = {}
+        self.gates: dict[str, Gate] = {}
         self.models: list[Model] = []
         """The models that requests may name, the default one first."""
         for model in self._file.models.values():
@@ -230,15 +232,20 @@ class Routes:
     def _add(self, model: ModelTable) -> None:
         failover = self._failover(model)
         route: Route = failover
+        gate: Gate = failover
         recall = None
         identity = self._identity(model)
         if model.cache_ttl_s:
-            route = cached = Cached(route, identity, self._cache, model.cache_ttl_s)
+            kept = partial(Cached, identity=identity, cache=self._cache, ttl_s=model.cache_ttl_s)
+            route = cached = kept(failover)
             recall = cached.recall
+            gate = Through(gate, lambda admission: kept(admission.route))
         if model.coalesce:
             # Outermost: one of many asks the cache, and its answer is kept once.
-            route = Coalesced(route, identity)
+            route = coalesced = Coalesced(route, identity)
+            gate = Through(gate, coalesced.admitted, coalesced.alike)
         self.of[model.name] = route
+        self.gates[model.name] = gate
         self.models.append(Model(model.name, failover.name, failover.check, recall))
 
     def _identity(self, model: ModelTable) -> str:
@@ -310,7 +317,7 @@ def _service_in_memory(settings: Settings, routes: Routes) -> Service:
         memory_limit=settings.memory_limit_mb * 1024 * 1024,
     )
     concurrency = min(settings.concurrency, routes.most_at_once or settings.concurrency)
-    pool = Pool(Runner(store, routes.of.__getitem__), concurrency)
+    pool = Pool(Runner(store, routes.of.__getitem__), concurrency, gates=routes.gates)
     routes.start()
     return Service(store, pool, routes.models, close=routes.close)
 

@@ -57,7 +57,7 @@ FLOORS: dict[str, list[str]] = {
     "engine": ["runner"],
     "dispatch": [
         "dispatch",
-        "dispatch.base",
+        "dispatch.base dispatch.line",
         "dispatch.pool dispatch.dramatiq dispatch.dramatiq.consumer",
         "dispatch.dramatiq.broker",
         "dispatch.dramatiq.dispatcher dispatch.dramatiq.intake",

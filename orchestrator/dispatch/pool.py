@@ -1,4 +1,4 @@
-"""The in-process dispatcher: a bounded pool of threads, three priorities, and ageing.
+"""The in-process dispatcher: a bounded pool of threads that take the requests that wait in turn.
 
 Under gevent the threads are greenlets: right for backends that wait on a socket.
 """
@@ -7,41 +7,45 @@ import itertools
 import logging
 import threading
 import time
-from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Callable
-from operator import attrgetter
+from collections.abc import Callable, Mapping
 
-from orchestrator.job import Job, Priority
-from orchestrator.routing.base import Route
+from orchestrator.dispatch.line import Line, Turn
+from orchestrator.job import Job
+from orchestrator.routing.base import Gate, Route
 from orchestrator.runner import Runner
 
 logger = logging.getLogger("orchestrator")
 
-PATIENCE_S = 20.0
-"""After this long a request is served in turn with higher priorities: well within 30 s."""
 YIELD_EVERY = 32
 """Jobs between two bows to other greenlets, where none of them waits for anything."""
 TICK_S = 0.1
-"""How often deadlines are looked at."""
+"""How often deadlines are looked at, and targets that were to be left alone."""
 
 
 class Pool:
-    """Runs at most ``concurrency`` requests at once. ``clock`` gives monotonic seconds."""
+    """Runs at most ``concurrency`` requests at once. ``clock`` gives monotonic seconds.
+
+    A request whose model's gate, in ``gates``, has no room for it waits, and others pass it.
+    """
 
     def __init__(
-        self, runner: Runner, concurrency: int, clock: Callable[[], float] = time.monotonic
+        self,
+        runner: Runner,
+        concurrency: int,
+        clock: Callable[[], float] = time.monotonic,
+        gates: Mapping[str, Gate] | None = None,
     ) -> None:
         self._runner = runner
         self._concurrency = concurrency
         self._clock = clock
         self._lock = threading.Lock()
         self._called = threading.Condition(self._lock)
-        self._queues = {priority: _Queue() for priority in Priority}
+        self._line = Line(gates or {})
         self._threads = 0
         self._idle = 0
         self._one_comes = False
-        self._impatient_turn = False
+        for gate in (gates or {}).values():
+            gate.watch(self._look)
 
     def start(self) -> None:
         threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True).start()
@@ -51,7 +55,7 @@ class Pool:
 
     def put(self, job: Job) -> None:
         with self._lock:
-            self._queues[job.request.priority].put(job.id, self._clock())
+            self._line.put(job, self._clock())
             grows = self._call_one()
         if grows:
             self._grow()
@@ -62,21 +66,25 @@ class Pool:
 
     def cancel(self, job_id: str) -> None:
         with self._lock:
-            if any(queue.drop(job_id) for queue in self._queues.values()):
+            if self._line.drop(job_id):
                 return
         self._runner.stop(job_id)
 
     def position(self, job: Job) -> int:
-        ahead = 0
         with self._lock:
-            for priority, queue in self._queues.items():
-                if priority is job.request.priority:
-                    return ahead + queue.position(job.id)
-                ahead += len(queue)
-        return ahead
+            return self._line.position(job)
 
     def stop_all(self) -> None:
         self._runner.stop_all()
+
+    def _look(self) -> None:
+        """Have one come where what waits may start by now."""
+        if not self._line:
+            return
+        with self._lock:
+            grows = self._call_one()
+        if grows:
+            self._grow()
 
     def _call_one(self) -> bool:
         """Have a thread come for what waits. Returns whether it is to be started first.
@@ -84,7 +92,7 @@ class Pool:
         One at a time, and who comes calls the next: of many jobs that end at once, one thread
         takes one after the other, without a switch between threads for each.
         """
-        if self._one_comes or not any(self._queues.values()):
+        if self._one_comes or not self._line.can_go_on:
             return False
         if self._idle:
             self._idle -= 1
@@ -110,84 +118,36 @@ class Pool:
     def _work(self) -> None:
         self._one_comes = False
         for count in itertools.count(1):
-            job_id = self._take()
-            try:
-                self.run(job_id)
-            except Exception:
-                logger.exception("request %s could not be run", job_id)
+            self._run_next()
             if count % YIELD_EVERY == 0:
                 time.sleep(0)
 
-    def _take(self) -> str:
+    def _run_next(self) -> None:
+        turn = self._take()
+        try:
+            self.run(turn.job_id, turn.admission.route if turn.admission else None)
+        except Exception:
+            logger.exception("request %s could not be run", turn.job_id)
+        finally:
+            if turn.key is not None:
+                with self._lock:
+                    self._line.ended(turn.key)
+            if turn.admission:
+                turn.admission.leave()
+
+    def _take(self) -> Turn:
         with self._lock:
-            while not any(self._queues.values()):
+            while (turn := self._line.next(self._clock())) is None:
                 self._idle += 1
                 self._called.wait()
                 self._one_comes = False
-            job_id = self._next()
             grows = self._call_one()
         if grows:
             self._grow()
-        return job_id
-
-    def _next(self) -> str:
-        """Pop the first of the highest priority, and every other time the most overdue below it.
-
-        By turns, so that neither an endless stream of high requests nor a backlog of overdue
-        low ones takes all slots.
-        """
-        now = self._clock()
-        waiting = [queue for queue in self._queues.values() if queue]
-        overdue = [queue for queue in waiting[1:] if now - queue.since >= PATIENCE_S]
-        self._impatient_turn = bool(overdue) and not self._impatient_turn
-        queue = min(overdue, key=attrgetter("since")) if self._impatient_turn else waiting[0]
-        return queue.pop()
+        return turn
 
     def _watch_deadlines(self) -> None:
         while True:
             time.sleep(TICK_S)
             self._runner.stop_late()
-
-
-class _Queue:
-    """The waiting requests of one priority, in the order they came.
-
-    Tickets number them, so that a place among ten thousand is found without walking past them.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._tickets: list[int] = []
-        self._given = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def since(self) -> float:
-        """Since when the first one has been waiting."""
-        return next(iter(self._waiting.values()))[1]
-
-    def put(self, job_id: str, now: float) -> None:
-        self._given += 1
-        self._waiting[job_id] = (self._given, now)
-        self._tickets.append(self._given)
-
-    def pop(self) -> str:
-        """Take the first one out."""
-        job_id, _ = self._waiting.popitem(last=False)
-        del self._tickets[0]
-        return job_id
-
-    def drop(self, job_id: str) -> bool:
-        """Take one out; False where it is not here."""
-        if job_id not in self._waiting:
-            return False
-        ticket, _ = self._waiting.pop(job_id)
-        del self._tickets[bisect_left(self._tickets, ticket)]
-        return True
-
-    def position(self, job_id: str) -> int:
-        """Return how many are ahead of one; 0 where it is not here."""
-        ticket, _ = self._waiting.get(job_id, (0, 0.0))
-        return bisect_left(self._tickets, ticket)
+            self._look()

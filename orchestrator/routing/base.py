@@ -1,6 +1,6 @@
-"""The port to a route: what the runner asks for a model's answer, whoever gives it in the end."""
+"""The ports to a route: what the runner asks for a model's answer, and what says when to ask."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,3 +41,66 @@ class Route(Protocol):
         ``name``, and number 0 always.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Leave to run one request by ``route``, which may have a place at a backend held for it.
+
+    ``leave``, which is to be called at the end of the run, gives that back where it wasn't taken.
+    """
+
+    route: Route
+    leave: Callable[[], None]
+
+
+class Gate(Protocol):
+    """Whoever knows when a request of a model is worth starting.
+
+    It is not while all that it could do is wait: for a place at a full backend, or until a target
+    that is left alone may be asked.
+    """
+
+    def has_room(self) -> bool:
+        """Return whether one would be admitted now. Quick, and safe inside any lock."""
+        ...
+
+    def admit(self) -> Admission | None:
+        """Let one request start, or return None where it is to wait."""
+        ...
+
+    def alike(self, request: GenerateRequest) -> Hashable | None:
+        """Return what is equal for requests that can share a call, and so a place.
+
+        None for those that share none.
+        """
+        ...
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called, by any thread, each time that a place comes free."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Through:
+    """The gate of a route around another one, whose admissions ``wrap`` puts it around.
+
+    ``likeness`` tells which requests share a call.
+    """
+
+    inner: Gate
+    wrap: Callable[[Admission], Route]
+    likeness: Callable[[GenerateRequest], Hashable | None] | None = None
+
+    def has_room(self) -> bool:
+        return self.inner.has_room()
+
+    def admit(self) -> Admission | None:
+        admission = self.inner.admit()
+        return admission and Admission(self.wrap(admission), admission.leave)
+
+    def alike(self, request: GenerateRequest) -> Hashable | None:
+        return self.likeness(request) if self.likeness else None
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self.inner.watch(wake)

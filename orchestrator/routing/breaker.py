@@ -127,6 +127,11 @@ class Breaker:
         """What the target failed with last."""
         return self._error
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it lets every call through."""
+        return self._open_until is None
+
     def open_s(self) -> float:
         """Return for how many seconds it stays open; 0 where it doesn't keep every call away."""
         if self._open_until is None:

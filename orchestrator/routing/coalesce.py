@@ -5,14 +5,15 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
+from functools import partial
 
 from orchestrator.backends.base import Finish, Message
 from orchestrator.errors import OrchestratorError, PipelineUnavailable
 from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest, Reuse
-from orchestrator.routing.base import Attempt, Route
-from orchestrator.routing.key import key_of
+from orchestrator.routing.base import Admission, Attempt, Route
+from orchestrator.routing.key import key_of, likeness
 from orchestrator.stop import StopSignal
 
 logger = logging.getLogger("orchestrator")
@@ -30,6 +31,7 @@ YIELD_EVERY = 32
 
 Item = str | Usage | Attempt | Finish
 Key = tuple[bytes, float]
+Ask = Callable[[], Generator[Item, None, None]]
 
 
 class Coalesced:
@@ -53,15 +55,34 @@ class Coalesced:
         self._lock = threading.Lock()
         self._calls: dict[Key, _Call] = {}
 
+    def admitted(self, admission: Admission) -> "Admitted":
+        """Return the route for one request that was admitted to the inner one."""
+        return Admitted(self, admission)
+
+    @staticmethod
+    def alike(request: GenerateRequest) -> Hashable | None:
+        """Return what is equal for requests that may share a call."""
+        return likeness(request) if request.reuse is Reuse.ALLOWED else None
+
     def stream(
-        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+        self,
+        request: GenerateRequest,
+        messages: Sequence[Message],
+        stop: StopSignal,
+        admission: Admission | None = None,
     ) -> Generator[Item, None, None]:
-        """Yield the answer of a call that is under way, or of a new one."""
+        """Yield the answer of a call that is under way, or of a new one, by ``admission``."""
+        inner = admission.route if admission else self._inner
         if request.reuse is not Reuse.ALLOWED:
-            yield from self._inner.stream(request, messages, stop)
+            yield from inner.stream(request, messages, stop)
             return
         key = key_of(self._identity, request, messages), request.timeout_s
-        call, reader = self._join(key, request, messages)
+        call, reader, is_new = self._join(key)
+        if is_new:
+            self._start(key, call, partial(inner.stream, request, messages, call.stop))
+        elif admission:
+            # It has a place already, the call's.
+            admission.leave()
         try:
             with stop.waking(call.wake):
                 while items := call.next_items(reader, stop):
@@ -72,27 +93,27 @@ class Coalesced:
             # A copy: an error that several threads raise collects all their tracebacks.
             raise copy.copy(call.error)
 
-    def _join(
-        self, key: Key, request: GenerateRequest, messages: Sequence[Message]
-    ) -> "tuple[_Call, _Reader]":
+    def _join(self, key: Key) -> "tuple[_Call, _Reader, bool]":
+        """Return a call to read, and whether it is yet to be started."""
         reader = _Reader()
         with self._lock:
             call = self._calls.get(key)
-            if call and self._clock() < call.joinable_until:
-                call.readers.add(reader)
-                return call, reader
-            joinable_until = self._clock() + JOINABLE * request.timeout_s
-            call = self._calls[key] = _Call(self._lock, joinable_until)
+            is_new = call is None or self._clock() >= call.joinable_until
+            if call is None or is_new:
+                joinable_until = self._clock() + JOINABLE * key[1]
+                call = self._calls[key] = _Call(self._lock, joinable_until)
             call.readers.add(reader)
+        return call, reader, is_new
+
+    def _start(self, key: Key, call: "_Call", ask: Ask) -> None:
         thread = threading.Thread(
-            target=self._run, args=(key, call, request, messages), name="shared call", daemon=True
+            target=self._run, args=(key, call, ask), name="shared call", daemon=True
         )
         try:
             thread.start()
         except RuntimeError:
             logger.exception("no thread for a shared call")
             self._end(key, call, PipelineUnavailable("The server is full. Try again in a moment."))
-        return call, reader
 
     def _leave(self, key: Key, call: "_Call", reader: "_Reader") -> None:
         with self._lock:
@@ -103,13 +124,11 @@ class Coalesced:
         if unwanted:
             call.stop.request()
 
-    def _run(
-        self, key: Key, call: "_Call", request: GenerateRequest, messages: Sequence[Message]
-    ) -> None:
+    def _run(self, key: Key, call: "_Call", ask: Ask) -> None:
         """Make the call, and tell its readers of the end once all that it held is free again."""
         last: Finish | OrchestratorError | None = None
         try:
-            stream = self._inner.stream(request, messages, call.stop)
+            stream = ask()
             with contextlib.closing(stream), call.stop.waking(call.wake):
                 last = self._relay(key, call, stream)
         except BaseException as error:
@@ -148,6 +167,21 @@ class Coalesced:
         """Let nobody join a call any more. To be used inside the lock."""
         if self._calls.get(key) is call:
             del self._calls[key]
+
+
+class Admitted:
+    """The route of ``coalesced`` for one request that has leave to make the call."""
+
+    def __init__(self, coalesced: Coalesced, admission: Admission) -> None:
+        self.name = coalesced.name
+        self._coalesced = coalesced
+        self._admission = admission
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[Item, None, None]:
+        """Yield the answer of a call that is under way, or of a new one."""
+        return self._coalesced.stream(request, messages, stop, self._admission)
 
 
 class _Reader:

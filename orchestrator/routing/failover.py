@@ -19,7 +19,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
-from orchestrator.routing.base import Attempt
+from orchestrator.routing.base import Admission, Attempt
 from orchestrator.routing.breaker import Breaker, Permit
 from orchestrator.routing.retry import Plan, Policy, Step
 from orchestrator.routing.silence import Patience, Silence
@@ -76,6 +76,44 @@ class Failover:
         self._policy = policy
         self._clock = clock
         self._rng = rng
+        self._freely = Admission(self, lambda: None)
+
+    def has_room(self) -> bool:
+        """Return whether a target may be asked now, or none that is worth waiting for."""
+        full = False
+        for target in self._targets:
+            if not target.breaker.wait_s():
+                if target.slots.has_room:
+                    return True
+                full = True
+        return not full and self._is_in_vain()
+
+    def admit(self) -> Admission | None:
+        """Hold leave and a place at the first target that may be asked and has one."""
+        full = False
+        for index, target in enumerate(self._targets):
+            if target.breaker.wait_s():
+                continue
+            if target.breaker.is_closed and not target.slots.limited:
+                return self._freely
+            if entry := self._enter_now(index):
+                held = _Held(self, entry)
+                return Admission(held, held.leave)
+            full = True
+        return self._freely if not full and self._is_in_vain() else None
+
+    def alike(self, request: GenerateRequest) -> None:
+        """No two requests share a call here."""
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called each time that a place at a target comes free."""
+        for target in self._targets:
+            target.slots.watch(wake)
+
+    def _is_in_vain(self) -> bool:
+        """Whether all are left alone for longer than is waited for: a request fails at once."""
+        opened = [target.breaker.open_s() for target in self._targets]
+        return min(opened) > self._policy.retry_after_max_s
 
     def check(self) -> None:
         """Raise PipelineUnavailable while every target is known to fail."""
@@ -90,9 +128,16 @@ class Failover:
         )
 
     def stream(
-        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+        self,
+        request: GenerateRequest,
+        messages: Sequence[Message],
+        stop: StopSignal,
+        held: "_Held | None" = None,
     ) -> Generator[str | Usage | Attempt | Finish, None, None]:
-        """Yield the answer. Raises the most telling attempt's RunError, or Stopped."""
+        """Yield the answer. Raises the most telling attempt's RunError, or Stopped.
+
+        The first attempt takes the place that is ``held``.
+        """
         deadline = self._clock() + request.timeout_s
         plan = Plan(self._policy, len(self._targets), deadline, self._rng)
         step: Step | None = plan.first
@@ -100,7 +145,8 @@ class Failover:
         with _Failures() as failures:
             while step:
                 _sleep(step.wait_s, stop)
-                entry = self._enter(step.targets, stop, plan, deadline)
+                entry = held and held.take()
+                entry = entry or self._enter(step.targets, stop, plan, deadline)
                 attempt += 1
                 try:
                     if attempt > 1 or entry.index:
@@ -168,6 +214,16 @@ class Failover:
         stop.check()
         return True
 
+    def _enter_now(self, index: int) -> _Entry | None:
+        """Return leave for a target, without waiting. In this order: no place is given back."""
+        target = self._targets[index]
+        if not target.slots.has_room or not (permit := target.breaker.enter()):
+            return None
+        if target.slots.take():
+            return _Entry(index, target, permit)
+        permit.leave()
+        return None
+
     def _enter_one_of(self, choices: Sequence[int], stop: StopSignal) -> _Entry | None:
         """Return leave for one of them, waiting for a place where all are full."""
         taken: int | None = None
@@ -189,6 +245,33 @@ class Failover:
     def _wait_for_place(self, choices: Sequence[int], stop: StopSignal) -> int:
         slots = wait_for_any([self._targets[index].slots for index in choices], stop)
         return next(index for index in choices if self._targets[index].slots is slots)
+
+
+class _Held:
+    """A route for one request, for which leave and a place at one of its targets are held."""
+
+    def __init__(self, route: Failover, entry: _Entry) -> None:
+        self.name = route.name
+        self._route = route
+        self._entry = [entry]
+
+    def stream(
+        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
+        return self._route.stream(request, messages, stop, self)
+
+    def take(self) -> _Entry | None:
+        """Return what is held, to whoever comes first; it is theirs."""
+        try:
+            return self._entry.pop()
+        except IndexError:
+            return None
+
+    def leave(self) -> None:
+        """Give back what nobody has taken."""
+        if entry := self.take():
+            entry.permit.leave()
+            entry.target.slots.give()
 
 
 class _Failures:

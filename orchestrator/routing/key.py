@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from orchestrator.backends.base import Message
 from orchestrator.job import GenerateRequest
@@ -18,6 +18,15 @@ NEUTRAL = frozenset(
 """Fields of a request that change no answer. Any other one, a new one too, is in the key."""
 
 _SHAPING = tuple(name for name in GenerateRequest._fields if name not in NEUTRAL)
+_ASKED = ("prompt", "system", "timeout_s", *_SHAPING)
+
+
+def likeness(request: GenerateRequest) -> Hashable:
+    """Return what is equal for requests that may be one question, as far as they tell themselves.
+
+    Earlier turns of their sessions may yet make them two.
+    """
+    return tuple(getattr(request, name) for name in _ASKED)
 
 
 def key_of(route: str, request: GenerateRequest, messages: Sequence[Message]) -> bytes:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator.stop import StopSignal
 
@@ -14,6 +14,18 @@ class Slots:
         self._lock = threading.Lock()
         self._free = limit
         self._waiting: deque[_Waiter] = deque()
+        self._wakers: list[Callable[[], None]] = []
+        self.limited = limit is not None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a place is free."""
+        return self._free is None or self._free > 0
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called each time that a place is free again and nobody waits here."""
+        if self.limited and wake not in self._wakers:
+            self._wakers.append(wake)
 
     def take(self) -> bool:
         """Take a place, without waiting; False where none is free."""
@@ -26,8 +38,11 @@ class Slots:
             while self._waiting:
                 if self._waiting.popleft().accept(self):
                     return
-            if self._free is not None:
-                self._free += 1
+            if self._free is None:
+                return
+            self._free += 1
+        for wake in self._wakers:
+            wake()
 
     def join(self, waiter: "_Waiter") -> None:
         """Put ``waiter`` in line, or let it in at once where a place is free."""

@@ -375,7 +375,7 @@ def test_a_cancel_ends_the_wait_for_a_place_at_once(route: Route, primary: Upstr
     running = routed.submit("holds the place")
     eventually(lambda: primary.seen("holds the place")["calls"] == 1)
     waiting = routed.submit("wants the place")
-    eventually(lambda: routed.service.get(waiting).status is Status.PROCESSING)
+    assert routed.service.get(waiting).status is Status.PENDING
     routed.service.cancel(waiting)
     assert routed.service.wait(waiting, BUSY * 0.5).status is Status.CANCELLED
     assert routed.service.wait(running, WAIT_S).status is Status.COMPLETED

@@ -261,3 +261,71 @@ def test_who_gives_up_sooner_is_not_cut_short(clock: Clock) -> None:
     assert not asker.wait(0.3)
     slow.may_speak.set()
     assert asker.end() == ["slowly", Finish(FinishReason.STOP)]
+
+
+def test_a_target_that_is_left_alone_is_waited_for_outside(clock: Clock) -> None:
+    target = a_target(Told(), clock)
+    route = a_route(clock, target, patience_s=OPEN_S)
+    fail(target)
+    assert not route.has_room()
+    assert route.admit() is None
+    clock.advance(OPEN_S)
+    assert route.has_room()
+
+
+def test_a_request_starts_at_once_where_it_is_to_fail_at_once(clock: Clock) -> None:
+    target = a_target(Told(), clock)
+    route = a_route(clock, target, patience_s=OPEN_S / 2)
+    fail(target)
+    assert route.has_room()
+    admission = route.admit()
+    assert admission
+    with pytest.raises(UpstreamError, match=DOWN.message):
+        list(admission.route.stream(a_request(), [], StopSignal()))
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_one_alone_is_admitted_to_probe(clock: Clock, limit: int | None) -> None:
+    target = a_target(Told(), clock, limit)
+    route = a_route(clock, target)
+    fail(target)
+    clock.advance(OPEN_S)
+    admission = route.admit()
+    assert admission
+    assert not route.has_room()
+    admission.leave()
+    admission.leave()
+    assert (probe := route.admit())
+    assert list(probe.route.stream(a_request(), [], StopSignal())) == [
+        "hello",
+        Finish(FinishReason.STOP),
+    ]
+    assert target.breaker.is_closed
+    assert route.has_room()
+
+
+def test_as_many_are_admitted_as_there_are_places(clock: Clock) -> None:
+    one, other = a_target(Told(), clock, 1), a_target(Told(), clock, 2)
+    route = a_route(clock, one, other)
+    woken: list[int] = []
+    route.watch(lambda: woken.append(1))
+    admissions = [route.admit() for _ in range(4)]
+    assert [admission is not None for admission in admissions] == [True, True, True, False]
+    first = admissions[0]
+    assert first
+    first.leave()
+    assert woken == [1]
+    assert route.has_room()
+
+
+def test_a_place_that_was_held_is_given_back_by_whoever_used_it(clock: Clock) -> None:
+    target = a_target(Told(), clock, 1)
+    route = a_route(clock, target)
+    admission = route.admit()
+    assert admission
+    stream = admission.route.stream(a_request(), [], StopSignal())
+    assert next(stream) == "hello"
+    admission.leave()
+    assert not route.has_room()
+    stream.close()
+    assert route.has_room()
