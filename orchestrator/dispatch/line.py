@@ -50,21 +50,20 @@ class Line:
     @property
     def can_go_on(self) -> bool:
         """Whether there is one that may start now."""
-        return any(lane.is_open for lane in self._waiting.values())
+        return bool(self._waiting) and any(lane.is_open() for lane in self._waiting.values())
 
     def put(self, job: Job, now: float) -> None:
         """Let ``job`` wait."""
-        model, rank = job.request.model, _RANKS[job.request.priority]
-        gate = self._gates.get(model)
-        key = gate.alike(job.request) if gate else None
+        lane, rank = self._lane(job.request.model), _RANKS[job.request.priority]
+        key = lane.gate.alike(job.request) if lane.gate else None
         if key is not None:
             alike = self._alike.setdefault(key, _Alike())
             self._keys[job.id] = key
             if alike.running:
-                model = _JOINING
+                lane = self._lane(_JOINING)
             else:
                 alike.waiting[job.id] = rank
-        self._append(model, rank, job.id, now)
+        self._append(lane, rank, job.id, now)
 
     def next(self, now: float) -> Turn | None:
         """Take out the next that may start now; None where there is none.
@@ -73,7 +72,7 @@ class Line:
         turns, so that neither an endless stream of high requests nor a backlog of overdue low ones
         takes all slots.
         """
-        while lanes := [lane for lane in self._waiting.values() if lane.is_open]:
+        while lanes := [lane for lane in self._waiting.values() if lane.is_open()]:
             queue = self._choose(lanes, now)
             lane = queue.lane
             admission = None
@@ -81,8 +80,9 @@ class Line:
             if lane.gate and (admission := lane.gate.admit()) is None:
                 continue
             job_id = queue.pop()
-            self._forget_empty(lane)
-            key = self._keys.pop(job_id, None)
+            if not queue:
+                self._forget_empty(lane)
+            key = self._keys.pop(job_id, None) if self._keys else None
             if key is not None:
                 self._lead(job_id, key, lane)
             return Turn(job_id, admission, key)
@@ -112,7 +112,7 @@ class Line:
         rank = _RANKS[job.request.priority]
         mine = next((lane for lane in self._waiting.values() if job.id in lane.queues[rank]), None)
         ticket = mine.queues[rank].ticket(job.id) if mine else 0
-        lanes = [lane for lane in self._waiting.values() if lane is mine or lane.is_open]
+        lanes = [lane for lane in self._waiting.values() if lane is mine or lane.is_open()]
         return sum(lane.ahead(rank, ticket) for lane in lanes)
 
     def _choose(self, lanes: "list[_Lane]", now: float) -> "_Queue":
@@ -121,19 +121,22 @@ class Line:
         else:
             queues = [queue for lane in lanes for queue in lane.queues if queue]
             queues.sort(key=attrgetter("rank", "first"))
+        if len(queues) == 1:
+            self._impatient_turn = False
+            return queues[0]
         highest = queues[0].rank
         overdue = [q for q in queues[1:] if q.rank > highest and now - q.since >= PATIENCE_S]
         self._impatient_turn = bool(overdue) and not self._impatient_turn
         return min(overdue, key=attrgetter("since")) if self._impatient_turn else queues[0]
 
-    def _append(self, model: str, rank: int, job_id: str, since: float) -> None:
-        lane = self._waiting.get(model)
-        if lane is None:
-            lane = self._lanes.get(model)
-            if lane is None:
-                lane = self._lanes[model] = _Lane(model, self._gates.get(model))
-            self._waiting[model] = lane
+    def _lane(self, model: str) -> "_Lane":
+        if model not in self._lanes:
+            self._lanes[model] = _Lane(model, self._gates.get(model))
+        return self._lanes[model]
+
+    def _append(self, lane: "_Lane", rank: int, job_id: str, since: float) -> None:
         lane.queues[rank].put(job_id, next(self._tickets), since)
+        self._waiting[lane.model] = lane
 
     def _lead(self, job_id: str, key: Hashable, lane: "_Lane") -> None:
         """Let those that ask the same as one that begins follow it, since they can share its call.
@@ -146,7 +149,7 @@ class Line:
         for follower, rank in alike.waiting.items():
             since = lane.queues[rank].drop(follower)
             if since is not None:
-                self._append(_JOINING, rank, follower, since)
+                self._append(self._lane(_JOINING), rank, follower, since)
         alike.waiting.clear()
         self._forget_empty(lane)
 
@@ -180,7 +183,6 @@ class _Lane:
         self.gate = gate
         self.queues = tuple(_Queue(self, rank) for rank in _RANKS.values())
 
-    @property
     def is_open(self) -> bool:
         """Whether one of them may start now."""
         return self.gate is None or self.gate.has_room()

@@ -40,19 +40,19 @@ class _Second:
 class Permit:
     """Leave to make one call, which ends with one report, or with ``leave`` and none.
 
-    Only the first report counts.
+    Only the first report counts. ``since`` is when it was given, by the breaker's clock.
     """
 
-    __slots__ = ("_breaker", "_since")
+    __slots__ = ("_breaker", "since")
 
     def __init__(self, breaker: "Breaker", since: float) -> None:
         self._breaker: Breaker | None = breaker
-        self._since = since
+        self.since = since
 
     def alive(self) -> None:
         """Note that an answer has begun: a probe need keep nobody away any longer."""
         if self._breaker:
-            self._breaker.heard(self, self._since)
+            self._breaker.heard(self, self.since)
 
     def silent(self, error: RunError) -> bool:
         """Note that nothing came before the call was ended by us; ``error`` says so.
@@ -60,7 +60,7 @@ class Permit:
         Returns whether that counts: where it is too little to tell, it is as ``leave``.
         """
         breaker = self._take()
-        if breaker is None or not breaker.is_long(self._since):
+        if breaker is None or not breaker.is_long(self.since):
             if breaker:
                 breaker.forget(self)
             return False
@@ -86,7 +86,7 @@ class Permit:
         if breaker is None:
             return None
         if not breaker.is_probe(self):
-            return Permit(breaker, self._since)
+            return Permit(breaker, self.since)
         breaker.add_failure(self, error)
         return None
 

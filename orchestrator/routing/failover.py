@@ -83,7 +83,7 @@ class Failover:
         full = False
         for target in self._targets:
             if not target.breaker.wait_s():
-                if target.slots.has_room:
+                if not target.slots.limited or target.slots.has_room:
                     return True
                 full = True
         return not full and self._is_in_vain()
@@ -142,7 +142,7 @@ class Failover:
         plan = Plan(self._policy, len(self._targets), deadline, self._rng)
         step: Step | None = plan.first
         attempt = 0
-        with _Failures() as failures:
+        with _Failures(self._clock, deadline) as failures:
             while step:
                 _sleep(step.wait_s, stop)
                 entry = held and held.take()
@@ -151,9 +151,12 @@ class Failover:
                 try:
                     if attempt > 1 or entry.index:
                         yield Attempt(attempt, entry.target.name)
-                    ask = _Ask(entry, stop, failures, self._clock, deadline)
                     patience_s = self._patience_s(step.targets, entry, deadline)
-                    yield from ask.stream(request, messages, patience_s)
+                    if patience_s is None:
+                        yield from _ask(entry, request, messages, stop, failures)
+                    else:
+                        with Patience(stop, patience_s) as patience:
+                            yield from _ask(entry, request, messages, stop, failures, patience)
                     return
                 except RunError as error:
                     stop.check()
@@ -186,15 +189,17 @@ class Failover:
                 if not self._wait_for_leave(breakers, stop, until, deadline):
                     raise plan.verdict() or _unavailable(self._targets)
 
-    def _patience_s(self, choices: Sequence[int], entry: _Entry, deadline: float) -> float:
+    def _patience_s(self, choices: Sequence[int], entry: _Entry, deadline: float) -> float | None:
         """Return how long a target may keep silent, so that those after it have as long.
 
-        Infinity where nobody is left to ask, or the backend itself gives up sooner.
+        None where nobody is left to ask, or the backend itself gives up sooner.
         """
+        if len(choices) == 1:
+            return None
         others = [self._targets[index] for index in choices if index != entry.index]
         left = 1 + sum(not other.breaker.open_s() for other in others)
         share_s = max(0.0, deadline - self._clock()) / left
-        return share_s if left > 1 and share_s < entry.target.silence_s else math.inf
+        return share_s if left > 1 and share_s < entry.target.silence_s else None
 
     def _wait_for_leave(
         self, breakers: Sequence[Breaker], stop: StopSignal, until: float, deadline: float
@@ -281,7 +286,9 @@ class _Failures:
     to be asked once more is kept: it counts at the request's end, unless another report comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float], deadline: float) -> None:
+        self._clock = clock
+        self._deadline = deadline
         self._kept: dict[int, tuple[Permit, RunError]] = {}
 
     def __enter__(self) -> "_Failures":
@@ -294,8 +301,7 @@ class _Failures:
     def add(self, entry: _Entry, error: RunError, again: bool) -> None:
         """Take a failure; ``again`` where its target may be asked once more."""
         if isinstance(error, Silence):
-            if entry.permit.silent(error):
-                self.forget(entry)
+            self._add_silence(entry, error)
             return
         self.forget(entry)
         if isinstance(error, UpstreamRejected):
@@ -308,63 +314,56 @@ class _Failures:
         elif permit := entry.permit.failed_for_now(error):
             self._kept[entry.index] = permit, error
 
+    def add_stop(self, entry: _Entry, stop: StopSignal) -> None:
+        """Take the stop of a call that had said nothing: it tells something at the deadline."""
+        now = self._clock()
+        if isinstance(stop.reason, DeadlineExceeded) or now >= self._deadline:
+            self._add_silence(entry, Silence(now - entry.permit.since))
+
+    def _add_silence(self, entry: _Entry, error: Silence) -> None:
+        if entry.permit.silent(error):
+            self.forget(entry)
+
     def forget(self, entry: _Entry) -> None:
         """Drop what is kept of a target, now that there is something newer to tell."""
         self._kept.pop(entry.index, None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One attempt, which reports how it goes, but for what it fails with before the deadline."""
-
-    entry: _Entry
-    stop: StopSignal
-    failures: _Failures
-    clock: Callable[[], float]
-    deadline: float
-
-    def stream(
-        self, request: GenerateRequest, messages: Sequence[Message], patience_s: float
-    ) -> Generator[str | Usage | Finish, None, None]:
-        """Yield what the target says. Raises Silence where that is nothing for ``patience_s``."""
-        permit, begun = self.entry.permit, False
-        asked_at = self.clock()
-        with Patience(self.stop, patience_s) as patience:
-            stream = self.entry.target.backend.stream(request, messages, patience.signal)
-            try:
-                for piece in stream:
-                    if isinstance(piece, str):
-                        if not begun:
-                            begun = True
-                            patience.heard()
-                            permit.alive()
-                        if not piece:
-                            continue
-                    elif isinstance(piece, Finish):
-                        self.failures.forget(self.entry)
-                        permit.succeeded()
-                        yield piece
-                        return
-                    yield piece
-                raise UpstreamTruncated(
-                    "The model's answer stopped before its end. Submit it again."
-                )
-            except Exception as error:
-                silence = Silence(self.clock() - asked_at)
-                if patience.ran_out:
-                    raise silence from error
-                if not begun and self._is_late:
-                    self.failures.add(self.entry, silence, again=False)
-                raise
-            finally:
-                stream.close()
-
-    @property
-    def _is_late(self) -> bool:
-        """Whether the request was stopped, and by its deadline."""
-        stop = self.stop
-        late = isinstance(stop.reason, DeadlineExceeded) or self.clock() >= self.deadline
-        return stop.requested and late
+def _ask(
+    entry: _Entry,
+    request: GenerateRequest,
+    messages: Sequence[Message],
+    stop: StopSignal,
+    failures: _Failures,
+    patience: Patience | None = None,
+) -> Generator[str | Usage | Finish, None, None]:
+    """Make one attempt, and report how it goes, but for its failure. Raises Silence too."""
+    permit, begun = entry.permit, False
+    signal = patience.signal if patience else stop
+    stream = entry.target.backend.stream(request, messages, signal)
+    try:
+        for piece in stream:
+            if isinstance(piece, Finish):
+                failures.forget(entry)
+                permit.succeeded()
+                yield piece
+                return
+            if not begun and isinstance(piece, str):
+                begun = True
+                permit.alive()
+                if patience:
+                    patience.heard()
+            if piece != "":
+                yield piece
+        raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
+    except Exception as error:
+        if patience and patience.ran_out:
+            raise Silence(patience.seconds) from error
+        if stop.requested and not begun:
+            failures.add_stop(entry, stop)
+        raise
+    finally:
+        stream.close()
 
 
 def _sleep(seconds: float, stop: StopSignal) -> None:

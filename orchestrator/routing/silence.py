@@ -1,6 +1,5 @@
 """How long a target may keep silent where others are left to be asked."""
 
-import math
 import threading
 from contextlib import ExitStack
 
@@ -19,26 +18,24 @@ class Silence(UpstreamTimeout):
 
 
 class Patience:
-    """Stops one call where nothing is heard of it for ``seconds``; infinity for no such limit.
+    """Stops one call where nothing is heard of it for ``seconds``.
 
     ``signal`` is for the call, and is stopped with the request's ``stop`` too. To be used as a
     context, for as long as the call takes.
     """
 
     def __init__(self, stop: StopSignal, seconds: float) -> None:
-        self.signal = stop if math.isinf(seconds) else StopSignal()
+        self.signal = StopSignal()
+        self.seconds = seconds
         self._stop = stop
-        self._seconds = seconds
-        self._timer: threading.Timer | None = None
+        self._timer = threading.Timer(seconds, self.signal.request)
+        self._timer.daemon = True
         self._stack = ExitStack()
 
     def __enter__(self) -> "Patience":
-        if self.signal is not self._stop:
-            self._stack.enter_context(self._stop.waking(self._pass_on))
-            self._timer = threading.Timer(self._seconds, self.signal.request)
-            self._timer.daemon = True
-            self._stack.callback(self._timer.cancel)
-            self._timer.start()
+        self._stack.enter_context(self._stop.waking(self._pass_on))
+        self._stack.callback(self.heard)
+        self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,8 +48,7 @@ class Patience:
 
     def heard(self) -> None:
         """Note that the answer has begun."""
-        if self._timer:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _pass_on(self) -> None:
         self.signal.request(self._stop.reason)
