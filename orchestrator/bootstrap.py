@@ -210,9 +210,8 @@ class Routes:
     def most_at_once(self) -> int | None:
         """How many requests are worth running at once; None for no such limit.
 
-        Where all is run by one backend on this machine, others had better wait in the queue, by
-        priority. With several, who waits for a full one takes a thread of the pool; a limit as
-        low as its places would keep requests from the others all the sooner, and so it would
+        Where all is run by one backend on this machine, more would only wait for it. With several,
+        a limit as low as the places of one would keep requests from the others, and so it would
         those that share a call, and need no place of their own.
         """
         first, *others = self._file.backends.values()

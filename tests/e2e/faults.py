@@ -108,10 +108,10 @@ FAULTS = (
     # Too much
     Fault("gzip_bomb", ERROR, (1, 1), ANSWERS, holds=True),
     Fault("endless", ERROR, (1, 1), RESTARTS, holds=True),
-    # Whatever is waited for, the request's own deadline ends it
-    Fault("silent", LATE, (1, 1), NOTHING, holds=True, patient=True, timeout_s=1.5),
-    Fault("ping", LATE, (1, 1), NOTHING, holds=True, patient=True, timeout_s=1.5),
+    # Whatever is waited for, the request's own deadline ends it, and silence in time for the next
+    Fault("silent", LATE, (1, 1), ANSWERS, holds=True, patient=True, timeout_s=3.0),
+    Fault("ping", LATE, (1, 1), ANSWERS, holds=True, patient=True, timeout_s=3.0),
     Fault("stall/3", LATE, (1, 1), NOTHING, holds=True, patient=True, timeout_s=1.5),
-    Fault("trickle/5/0.05", LATE, (1, 1), NOTHING, holds=True, patient=True, timeout_s=1.5),
+    Fault("trickle/5/0.05", LATE, (1, 1), ANSWERS, holds=True, patient=True, timeout_s=3.0),
     Fault("status/429/3", ERROR, (2, 2), ANSWERS, waits_s=3.0, timeout_s=5.9),
 )
