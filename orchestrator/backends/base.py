@@ -9,6 +9,13 @@ from orchestrator.job import GenerateRequest
 from orchestrator.session import Message as Message
 from orchestrator.stop import StopSignal
 
+_PASSING = frozenset({408, 409, 425, 429})
+
+
+def may_pass(status: int) -> bool:
+    """Return whether what a provider answers with this HTTP status may be over by itself soon."""
+    return status in _PASSING or status >= 500
+
 
 @dataclass(frozen=True, slots=True)
 class Finish:

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.backends.answer import parsed
+from orchestrator.backends.base import may_pass
 from orchestrator.backends.keys import without_key
 from orchestrator.backends.rejections import reason_of
 from orchestrator.backends.upstream import Call
 from orchestrator.errors import RunError, UpstreamError, UpstreamRejected
 
 _REJECTIONS = frozenset({400, 404, 413, 422})
-
-_PASSING = frozenset({408, 409, 425, 429})
 _SETTINGS_ADVICE = "the service's operator should check its base URL, model and account"
 _ERROR_BODY_BYTES = 64 * 1024
 _QUOTE_CHARACTERS = 500
@@ -36,7 +35,7 @@ def refusal(call: Call, api_key: str | None) -> RunError:
     details: dict[str, Any] = {"status": status}
     if call.retry_after is not None:
         details["retry_after"] = call.retry_after
-    advice = "try again later" if status in _PASSING or status >= 500 else _SETTINGS_ADVICE
+    advice = "try again later" if may_pass(status) else _SETTINGS_ADVICE
     return UpstreamError(f"The provider answered with HTTP status {status}; {advice}.", **details)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from orchestrator.backends.base import may_pass
 from orchestrator.errors import RunError, UpstreamRejected, UpstreamTimeout
 
 MOST_ATTEMPTS = 10
@@ -12,8 +13,6 @@ MOST_ATTEMPTS = 10
 BACKOFF_S = 0.25
 BACKOFF_MAX_S = 8.0
 """The first wait between two attempts is up to BACKOFF_S; each next one up to twice as long."""
-
-_PASSING = frozenset({408, 409, 425, 429})
 
 
 class Verdict(Enum):
@@ -40,8 +39,7 @@ def judge(error: RunError) -> Verdict:
     if isinstance(error, UpstreamRejected) or "reason" in error.details:
         return Verdict.ANOTHER
     status = error.details.get("status")
-    passes = status is None or status in _PASSING or status >= 500
-    return Verdict.ANYONE if passes else Verdict.ANOTHER
+    return Verdict.ANYONE if status is None or may_pass(status) else Verdict.ANOTHER
 
 
 def backoff(failures: int, rng: Callable[[], float] = random.random) -> float:
