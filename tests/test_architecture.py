@@ -28,7 +28,7 @@ FLOORS: dict[str, list[str]] = {
         "stores.base stores.log backends.base backends.native backends.probe",
         "backends.engine.child backends.engine.gguf backends.engine.progress",
         "backends.engine.environment backends.engine.spawn backends.engine.watch",
-        "backends.rejections backends.sse_reader backends.text",
+        "backends.reasons backends.sse_reader backends.text",
         "stores.refusals",
         "backends.engine.download backends.engine.tiny_llama",
         "backends.engine.models",

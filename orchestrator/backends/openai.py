@@ -6,8 +6,8 @@ from typing import Any, Unpack
 
 from orchestrator.backends.answer import Answer, an_object, answered, is_count, no_answer, parsed
 from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.reasons import reason_of
 from orchestrator.backends.refusals import refusal, reported
-from orchestrator.backends.rejections import reason_of
 from orchestrator.backends.upstream import Limits, Upstream
 from orchestrator.errors import UpstreamError, UpstreamRejected, UpstreamTruncated
 from orchestrator.events import FinishReason, Usage

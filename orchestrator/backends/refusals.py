@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.backends.answer import parsed
 from orchestrator.backends.base import may_pass
 from orchestrator.backends.keys import without_key
-from orchestrator.backends.rejections import reason_of
+from orchestrator.backends.reasons import reason_of
 from orchestrator.backends.upstream import Call
 from orchestrator.errors import RunError, UpstreamError, UpstreamRejected
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.rejections import reason_of
+from orchestrator.backends.reasons import reason_of
 
 
 @pytest.mark.parametrize(
