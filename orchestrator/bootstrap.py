@@ -165,11 +165,7 @@ def routes_file(settings: Settings) -> RoutesFile:
     """Return the file of the settings, or what the environment says in its place."""
     if settings.routes:
         return settings.routes
-    servers = {
-        "openai": (settings.openai_base_url, settings.openai_api_key),
-        "anthropic": (settings.anthropic_base_url, settings.anthropic_api_key),
-    }
-    base_url, api_key = servers.get(settings.kind, (None, None))
+    base_url, api_key = settings.server
     table = BackendTable(
         name=settings.backend,
         kind=settings.kind,
@@ -183,6 +179,15 @@ def routes_file(settings: Settings) -> RoutesFile:
     name = settings.model_name
     model = ModelTable(name=name, targets=(TargetName(settings.backend, settings.model or ""),))
     return RoutesFile("the environment", {table.name: table}, {name: model})
+
+
+def timeouts_of(model: ModelTable, usual: Settings) -> Timeouts:
+    """Return a model's times, with the settings' for those that it doesn't give."""
+    return Timeouts(
+        model.connect_timeout_s or usual.connect_timeout_s,
+        model.first_token_timeout_s or usual.first_token_timeout_s,
+        model.idle_timeout_s or usual.idle_timeout_s,
+    )
 
 
 class Routes:
@@ -257,7 +262,7 @@ class Routes:
 
     def _failover(self, model: ModelTable) -> Failover:
         policy = Policy(model.retries, model.retry_after_max_s)
-        timeouts = self._timeouts(model)
+        timeouts = timeouts_of(model, self._settings)
         targets = [
             self._target(target, timeouts, self._where(model, place))
             for place, target in enumerate(model.targets)
@@ -271,14 +276,6 @@ class Routes:
         if table.callable:
             return f"{self._file.path}: backends.{table.name}.callable"
         return f"{self._file.path}: models.{model.name}.targets[{place}]"
-
-    def _timeouts(self, model: ModelTable) -> Timeouts:
-        usual = self._settings
-        return Timeouts(
-            model.connect_timeout_s or usual.connect_timeout_s,
-            model.first_token_timeout_s or usual.first_token_timeout_s,
-            model.idle_timeout_s or usual.idle_timeout_s,
-        )
 
     def _target(self, name: TargetName, timeouts: Timeouts, where: str) -> Target:
         table = self._file.backends[name.backend]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.bootstrap import MAKERS, Routes, routes_file
+from orchestrator.bootstrap import MAKERS, Routes, routes_file, timeouts_of
 from orchestrator.config import Settings
 from orchestrator.errors import UpstreamError
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
@@ -68,12 +68,12 @@ class Check:
         )
 
     def _times(self, model: ModelTable) -> str:
-        usual = self._settings
+        times = timeouts_of(model, self._settings)
         return (
-            f"{model.connect_timeout_s or usual.connect_timeout_s:g} s to connect, "
-            f"{model.first_token_timeout_s or usual.first_token_timeout_s:g} s to the first token, "
-            f"{model.idle_timeout_s or usual.idle_timeout_s:g} s between two, "
-            f"{model.timeout_s or usual.timeout_s:g} s in all"
+            f"{times.connect_timeout_s:g} s to connect, "
+            f"{times.first_token_timeout_s:g} s to the first token, "
+            f"{times.idle_timeout_s:g} s between two, "
+            f"{model.timeout_s or self._settings.timeout_s:g} s in all"
         )
 
 

@@ -244,6 +244,16 @@ class Settings:
         return self.backend if self.backend in KINDS else "python"
 
     @property
+    def server(self) -> tuple[str | None, str | None]:
+        """Where the server of ``backend`` is, and the key for it; None where there is none."""
+        match self.backend:
+            case "openai":
+                return self.openai_base_url, self.openai_api_key
+            case "anthropic":
+                return self.anthropic_base_url, self.anthropic_api_key
+        return None, None
+
+    @property
     def model_name(self) -> str:
         """What clients call the default model: echo is never taken for one."""
         if self.routes:
@@ -323,11 +333,11 @@ def _check(settings: Settings) -> None:
             "processes share no memory. Set WEB_CONCURRENCY=1, since one process serves thousands "
             "of streams; or set REDIS_URL, which they can share."
         )
-    servers = {"openai": settings.openai_base_url, "anthropic": settings.anthropic_base_url}
-    if settings.backend in servers and not settings.model and not settings.routes:
+    base_url, _ = settings.server
+    if base_url and not settings.model and not settings.routes:
         raise ConfigError(
             f"ORCHESTRATOR_MODEL is not set. The {settings.backend} backend needs the name of a "
-            f"model that {shown(servers[settings.backend])} serves."
+            f"model that {shown(base_url)} serves."
         )
     if settings.backend == "anthropic" and not settings.anthropic_api_key and not settings.routes:
         raise ConfigError(
