@@ -1,7 +1,7 @@
 """How long a target may keep silent where others are left to be asked."""
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from orchestrator.errors import UpstreamTimeout
 from orchestrator.stop import StopSignal
@@ -35,7 +35,9 @@ class Patience:
     def __enter__(self) -> "Patience":
         self._stack.enter_context(self._stop.waking(self._pass_on))
         self._stack.callback(self.heard)
-        self._timer.start()
+        # Where no thread is to be had, the request's own deadline is left.
+        with suppress(RuntimeError):
+            self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:

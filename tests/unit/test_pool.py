@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from orchestrator.backends.base import Backend
 from orchestrator.dispatch.pool import Pool
 from orchestrator.errors import UpstreamError
-from orchestrator.job import Job, Priority, Status
+from orchestrator.job import GenerateRequest, Job, Priority, Status
+from orchestrator.routing.base import Admission, Gate
 from orchestrator.runner import Runner
 from orchestrator.stores.memory import MemoryStore
 from tests.fakes.asking import WAIT_S, eventually
@@ -26,13 +27,14 @@ AGEING_S = 30.0
 class Bench:
     """A pool over a real store and a real runner."""
 
-    def __init__(self, backend: Backend, concurrency: int) -> None:
+    def __init__(self, backend: Backend, concurrency: int, gate: Gate | None = None) -> None:
         self.clock = Clock()
         self.store = MemoryStore(
             queue_limit=100_000, retention_s=3600, memory_limit=512 * 1024 * 1024
         )
         self.runner = Runner(self.store, lambda _: backend)
-        self.pool = Pool(self.runner, concurrency, self.clock)
+        gates = {"default": gate} if gate else {}
+        self.pool = Pool(self.runner, concurrency, self.clock, gates)
 
     def submit(self, prompt: str = "hello", **fields: Any) -> Job:
         job = a_job(prompt, **fields)
@@ -52,6 +54,34 @@ class Bench:
     def await_end(self, *jobs: Job) -> None:
         for job in jobs:
             assert self.store.wait(job.id, WAIT_S).status.is_terminal, "a request does not end"
+
+
+class Door:
+    """A gate that is opened by hand, and tells of it or doesn't."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._wake: Callable[[], None] = lambda: None
+        self.open = False
+        self.left = 0
+
+    def has_room(self) -> bool:
+        return self.open
+
+    def admit(self) -> Admission | None:
+        return Admission(self._backend, self._leave)
+
+    def alike(self, request: GenerateRequest) -> Hashable | None:
+        return None
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def tell(self) -> None:
+        self._wake()
+
+    def _leave(self) -> None:
+        self.left += 1
 
 
 @pytest.fixture
@@ -297,6 +327,38 @@ def test_stop_all_ends_what_runs_and_not_what_waits(steps: Steps) -> None:
     assert bench.store.get(running.id).error_code == "SHUTDOWN"
     eventually(lambda: bench.status(waiting) is Status.PROCESSING)
     steps.let_all_go()
+
+
+def test_what_has_no_room_starts_when_it_is_told_of_some() -> None:
+    door = Door(Says())
+    bench = Bench(Says(), 2, door)
+    jobs = [bench.submit() for _ in range(5)]
+    assert {bench.status(job) for job in jobs} == {Status.PENDING}
+    bench.await_end(bench.submit(model="other"))
+    door.open = True
+    door.tell()
+    bench.await_end(*jobs)
+    eventually(lambda: door.left == 5)
+
+
+def test_what_has_no_room_is_looked_at_now_and_then() -> None:
+    door = Door(Says())
+    bench = Bench(Says(), 2, door)
+    bench.pool.start()
+    job = bench.submit()
+    door.open = True
+    bench.await_end(job)
+
+
+def test_an_admission_is_given_back_where_its_request_is_over_already(steps: Steps) -> None:
+    door = Door(steps)
+    bench = Bench(steps, 1, door)
+    job = bench.submit()
+    bench.store.cancel(job.id)
+    door.open = True
+    door.tell()
+    eventually(lambda: door.left == 1)
+    assert steps.begun == []
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
