@@ -48,7 +48,10 @@ class App(Flask):
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return what finds the view of a request."""
-        if request is None or "HTTP_UPGRADE" in request.environ:
+        if request is None:
+            # Outside of requests nothing asks for addresses.
+            return None
+        if "HTTP_UPGRADE" in request.environ:
             return super().create_url_adapter(request)
         return Adapter(self.routes, request)
 
