@@ -30,7 +30,7 @@ class History(NamedTuple):
             Message("user", request.prompt),
             Message("assistant", answer),
         ]
-        size = sum(len(message.content.encode()) for message in messages)
+        size = sum([len(message.content.encode()) for message in messages])
         start = 0
         while len(messages) - start > HISTORY_MESSAGES or size > HISTORY_BYTES:
             size -= sum(len(dropped.content.encode()) for dropped in messages[start : start + 2])

@@ -61,10 +61,11 @@ class App(Flask):
 
     def full_dispatch_request(self) -> Response:
         """Answer the request, with the hooks that there are."""
-        blueprint = request_ctx.request.blueprint
-        if blueprint not in self._hooked:
-            self._hooked[blueprint] = self._has_hooks(blueprint)
-        if self._hooked[blueprint]:
+        request = request_ctx.request
+        endpoint = request.endpoint
+        if endpoint not in self._hooked:
+            self._hooked[endpoint] = self._has_hooks(request.blueprint)
+        if self._hooked[endpoint]:
             return super().full_dispatch_request()
         try:
             answer = self.dispatch_request()
