@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from orchestrator.job import GenerateRequest
 
@@ -10,16 +10,14 @@ HISTORY_MESSAGES = 200
 HISTORY_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """The turns that ended well, oldest first, and the system text in force."""
 
     system: str | None = None
@@ -32,7 +30,7 @@ class History:
             Message("user", request.prompt),
             Message("assistant", answer),
         ]
-        size = sum(len(message.content.encode()) for message in messages)
+        size = sum([len(message.content.encode()) for message in messages])
         start = 0
         while len(messages) - start > HISTORY_MESSAGES or size > HISTORY_BYTES:
             size -= sum(len(dropped.content.encode()) for dropped in messages[start : start + 2])

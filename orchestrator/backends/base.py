@@ -1,8 +1,7 @@
 """The port to a model: a prompt goes in, pieces of text come out, and a last word why it ended."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest
@@ -17,8 +16,7 @@ def may_pass(status: int) -> bool:
     return status in _PASSING or status >= 500
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The last item of every whole answer. Without it, the answer was cut."""
 
     reason: FinishReason

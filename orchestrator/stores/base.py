@@ -6,7 +6,7 @@ A store that is out of reach raises PipelineUnavailable, within a second.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from orchestrator.events import Event, FinishReason, Terminal, Usage
 from orchestrator.job import Job, Status
@@ -28,8 +28,7 @@ class Idempotency:
     fingerprint: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """What became of a submit.
 
     ``ready`` holds the jobs to hand to the dispatcher now: the new one, unless it waits for its
@@ -44,8 +43,7 @@ class Submission:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What became of a transition; ``ready`` are jobs to hand to the dispatcher now."""
 
     job: Job
@@ -53,8 +51,7 @@ class Change:
     ready: tuple[Job, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LogPage:
+class LogPage(NamedTuple):
     """A piece of an event log: ``(seq, event)`` in order, and the job as it then was.
 
     ``complete`` says that nothing follows these events.

@@ -37,7 +37,7 @@ class EventLog:
     def text(self) -> str:
         """Return the answer so far: the tokens since the start or the last restart."""
         begin = self._begins[-1] + 1 if self._begins else 0
-        return "".join(entry for entry in self._entries[begin:] if isinstance(entry, str))
+        return "".join([entry for entry in self._entries[begin:] if isinstance(entry, str)])
 
     def read(self, after: int, limit: int) -> list[tuple[int, Event]]:
         """Return up to ``limit`` events with a seq greater than ``after``."""

@@ -299,7 +299,7 @@ class MemoryStore:
         self._running.pop(job_id, None)
         self._ended.append(job_id)
         self._log(entry, event)
-        self._charge(entry, sum(sys.getsizeof(text) for text in (job.result, job.error) if text))
+        self._charge(entry, sum(map(sys.getsizeof, filter(None, (job.result, job.error)))))
         if entry.ended:
             entry.ended.notify_all()
         entry.grown = entry.ended = None
@@ -360,7 +360,7 @@ class MemoryStore:
 
 
 def _request_bytes(request: GenerateRequest) -> int:
-    size = sum(sys.getsizeof(text) for text in (request.prompt, request.system, *request.stop))
+    size = sum(map(sys.getsizeof, (request.prompt, request.system, *request.stop)))
     for name, value in request.metadata.items():
         size += sys.getsizeof(name) + sys.getsizeof(value) + 50
     return size

@@ -176,7 +176,7 @@ class Sessions:
     def _remember(self, session: _Session, job: Job) -> None:
         history = session.history.with_turn(job.request, job.result or "")
         size = SESSION_BYTES + (sys.getsizeof(history.system) if history.system else 0)
-        size += sum(MESSAGE_BYTES + sys.getsizeof(turn.content) for turn in history.messages)
+        size += sum([MESSAGE_BYTES + sys.getsizeof(turn.content) for turn in history.messages])
         self.size += size - session.size
         session.size, session.history = size, history
 

@@ -48,7 +48,10 @@ class App(Flask):
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return what finds the view of a request."""
-        if request is None or "HTTP_UPGRADE" in request.environ:
+        if request is None:
+            # Outside of requests nothing asks for addresses.
+            return None
+        if "HTTP_UPGRADE" in request.environ:
             return super().create_url_adapter(request)
         return Adapter(self.routes, request)
 
@@ -58,10 +61,11 @@ class App(Flask):
 
     def full_dispatch_request(self) -> Response:
         """Answer the request, with the hooks that there are."""
-        blueprint = request_ctx.request.blueprint
-        if blueprint not in self._hooked:
-            self._hooked[blueprint] = self._has_hooks(blueprint)
-        if self._hooked[blueprint]:
+        request = request_ctx.request
+        endpoint = request.endpoint
+        if endpoint not in self._hooked:
+            self._hooked[endpoint] = self._has_hooks(request.blueprint)
+        if self._hooked[endpoint]:
             return super().full_dispatch_request()
         try:
             answer = self.dispatch_request()

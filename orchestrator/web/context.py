@@ -1,7 +1,6 @@
 """What every door works with, kept on the Flask app."""
 
 from dataclasses import dataclass
-from typing import cast
 
 from flask import current_app
 
@@ -25,4 +24,5 @@ class Context:
 
 def context() -> Context:
     """Return the context of the app that answers now."""
-    return cast(Context, current_app.extensions[EXTENSION])
+    found: Context = current_app.extensions[EXTENSION]
+    return found
