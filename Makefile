@@ -13,7 +13,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-scaled install test check format bench overhead clean
+.PHONY: help run run-scaled install test check format bench overhead chaos clean
 
 help:
 	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
@@ -24,6 +24,7 @@ help:
 	@echo "make format     format the code and mend what the linter can"
 	@echo "make bench      measure submit and poll beside a bare WSGI app"
 	@echo "make overhead   measure streams through the service beside the model server itself"
+	@echo "make chaos      kill, stop and restart what runs for 10 minutes, and miss no answer"
 	@echo "make clean      remove what the others built"
 
 # What a local model needs comes along only where one is asked for.
@@ -56,6 +57,9 @@ bench: $(VENV)/built
 
 overhead: $(VENV)/built
 	@$(VENV)/bin/python benchmarks/overhead.py
+
+chaos: $(DEV)/built
+	@$(DEV)/bin/python -m tests.chaos $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(DEV) build dist .mypy_cache .pytest_cache .ruff_cache
