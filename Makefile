@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 DEV := .venv-dev
+BENCH := .venv-bench
 
 # Long tests mostly wait, so there may be more processes of them than cores.
 PROCESSES ?= 4
@@ -13,7 +14,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-scaled install test check format bench overhead clean
+.PHONY: help run run-scaled install test check format bench overhead scale-out chaos clean
 
 help:
 	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
@@ -24,6 +25,8 @@ help:
 	@echo "make format     format the code and mend what the linter can"
 	@echo "make bench      measure submit and poll beside a bare WSGI app"
 	@echo "make overhead   measure streams through the service beside the model server itself"
+	@echo "make scale-out  measure one worker and two beside the same job on Celery and Flask"
+	@echo "make chaos      kill, stop and restart what runs for 10 minutes, and miss no answer"
 	@echo "make clean      remove what the others built"
 
 # What a local model needs comes along only where one is asked for.
@@ -57,8 +60,14 @@ bench: $(VENV)/built
 overhead: $(VENV)/built
 	@$(VENV)/bin/python benchmarks/overhead.py
 
+scale-out: $(BENCH)/built
+	@$(BENCH)/bin/python benchmarks/scale_out.py
+
+chaos: $(DEV)/built
+	@$(DEV)/bin/python -m tests.chaos $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(DEV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEV) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each environment is built anew, and only when what it is built from changes: the mark inside is
@@ -74,6 +83,9 @@ $(VENV)/local: $(VENV)/built requirements-local.txt
 $(DEV)/built: requirements-dev.txt requirements.txt requirements-fast.txt requirements-local.txt \
 		pyproject.toml
 	$(call build,$(DEV),requirements-dev.txt)
+
+$(BENCH)/built: requirements-bench.txt requirements.txt requirements-fast.txt pyproject.toml
+	$(call build,$(BENCH),requirements-bench.txt)
 
 # $(1): the environment, $(2): its requirements.
 define build

@@ -41,6 +41,12 @@ class RedisServer:
         assert self._process
         self._process.wait()
 
+    def stop(self) -> None:
+        """End it as an operator does."""
+        self._signal(signal.SIGTERM)
+        assert self._process
+        self._process.wait()
+
     def freeze(self) -> None:
         """Have it answer nothing, its connections open."""
         self._signal(signal.SIGSTOP)

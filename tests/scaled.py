@@ -12,6 +12,7 @@ from pathlib import Path
 import requests
 
 from tests.e2e.client import PATIENCE_S, until
+from tests.processes import children
 from tests.redis_server import RedisServer
 from tests.served import ROOT, START_S, Served, environment
 
@@ -42,8 +43,7 @@ class Worker:
     @property
     def pid(self) -> int:
         """The process that runs requests, a child of the master."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return int(children.split()[0])
+        return children(self.process.pid)[0]
 
     def kill(self) -> None:
         """End both as a machine that fails does."""

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.processes import children
+
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 30.0
 BUSY = 4
@@ -61,8 +63,7 @@ class Served:
     @property
     def worker_pid(self) -> int:
         """The process that serves, a child of gunicorn's master."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return int(children.split()[0])
+        return children(self.process.pid)[0]
 
     def stop(self, timeout: float = 60.0) -> int:
         """Ask it to stop as a platform does, and return its exit code."""

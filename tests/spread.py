@@ -27,6 +27,7 @@ LONG = {
     f"{UNDER_GEVENT}[failover]": 20,
     "tests/integration/test_failover.py": 20,
     "tests/e2e/test_faults.py": 25,
+    "tests/chaos/test_chaos.py": 30,
     "tests/e2e/test_engine.py": 15,
     "tests/e2e/test_scaled.py": 30,
     "tests/e2e/test_run_scaled.py": 20,

@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.client import until
 from tests.needs import needs
+from tests.processes import children, family
 from tests.redis_server import RedisServer
 from tests.served import BUSY, ROOT, START_S, environment, free_port
 
@@ -42,16 +43,6 @@ def scaled(log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
-
-
-def children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
-
-
-def family(pid: int) -> list[int]:
-    """All processes that came of one."""
-    return [one for child in children(pid) for one in (child, *family(child))]
 
 
 def command_line(pid: int) -> str:

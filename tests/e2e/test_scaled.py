@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -28,6 +27,7 @@ from tests.e2e.client import (
     submit,
     until,
 )
+from tests.processes import children
 from tests.redis_server import RedisServer
 from tests.scaled import DELAY_S, WORDS, Worker, is_ready, scaled, working
 from tests.served import BUSY, Served, serve
@@ -162,8 +162,7 @@ def test_two_web_processes_serve_behind_one_port(
     hired()
     server = serving(**scaled(redis, WEB_CONCURRENCY="2"))
     until(lambda: is_ready(server))
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
-    assert len(children.split()) == 2
+    assert len(children(server.process.pid)) == 2
     ids = [submit(server, f"number {number}") for number in range(10)]
     for number, request_id in enumerate(ids):
         assert ended(server, request_id)["result"] == f"Echo: number {number}"

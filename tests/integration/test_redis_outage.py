@@ -274,6 +274,28 @@ def test_what_was_accepted_survives_a_kill(own: RedisServer, store: RedisStore) 
     assert store.finish(running.id, DONE).changed
 
 
+def test_the_end_of_a_run_that_redis_forgot_changes_nothing(
+    own: RedisServer, store: RedisStore
+) -> None:
+    # As after a kill with appendfsync everysec: what it has answered for may not be in its file.
+    job = a_job()
+    store.submit(job)
+    kept = {key: own.client.dump(key) for key in own.client.keys()}
+    claim = store.claim(job.id, "echo")
+    assert claim
+    assert store.append(job.id, Token(0, "said"))
+    own.client.flushall()
+    for key, value in kept.items():
+        own.client.restore(key, 0, value)
+
+    assert not store.finish(job.id, DONE).changed
+    assert store.get(job.id).status is Status.PENDING
+    again = store.claim(job.id, "echo")
+    assert again
+    assert store.append(job.id, Token(0, "said again"))
+    assert store.finish(job.id, DONE, again[0].run).job.result == "said again"
+
+
 @pytest.mark.parametrize("crash", ["kill", "freeze"])
 def test_a_run_goes_on_through_an_outage_and_its_log_has_no_gap(
     own: RedisServer, store: RedisStore, other: RedisStore, crash: str

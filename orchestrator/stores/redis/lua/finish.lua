@@ -29,11 +29,11 @@ if run == '' then
   end
 end
 if not job[4] then
-  if job[1] == 'pending' and ending.status == 'completed' then
-    return {'illegal'}
-  end
   if seq ~= '' and seq ~= job[3] then
     return unchanged(id)
+  end
+  if job[1] == 'pending' and ending.status == 'completed' then
+    return {'illegal'}
   end
 end
 return changed(id, finish(id, ending))
