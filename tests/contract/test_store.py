@@ -32,7 +32,7 @@ from orchestrator.events import (
 from orchestrator.ids import new_id
 from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import Session
-from orchestrator.stores.base import Idempotency, Listing, Store, Submission
+from orchestrator.stores.base import Change, Idempotency, Listing, Store, Submission
 from orchestrator.stores.memory import MemoryStore
 from orchestrator.stores.redis.store import RedisStore
 from tests.fakes.asking import WAIT_S, eventually

@@ -280,7 +280,7 @@ def test_the_end_of_a_run_that_redis_forgot_changes_nothing(
     # As after a kill with appendfsync everysec: what it has answered for may not be in its file.
     job = a_job()
     store.submit(job)
-    kept = {key: own.client.dump(key) for key in own.client.keys()}
+    kept = {key: own.client.dump(key) for key in own.client.scan_iter()}
     claim = store.claim(job.id, "echo")
     assert claim
     assert store.append(job.id, Token(0, "said"))
