@@ -24,8 +24,8 @@ worker_connections = settings.max_connections
 # that would block the whole loop.
 preload_app = False
 
-# How long an idle connection is kept, and how long a request's head may take.
-keepalive = 5
+# How long a connection is kept between requests; the worker has its own time for a head.
+keepalive = settings.keepalive_s
 
 # A loop that hangs for this long is killed and started anew. It is no limit on requests.
 timeout = 30

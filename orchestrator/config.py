@@ -220,6 +220,14 @@ class Settings:
         "Client connections at once in a process; three quarters of them may be open streams "
         "and sockets.",
     )
+    keepalive_s: int = setting(
+        "ORCHESTRATOR_KEEPALIVE_S",
+        100,
+        rules.integer(1, 3600),
+        "How long a connection is kept between two requests. What routes to the service has to "
+        "give up an idle connection sooner than that: Heroku does after 90 s, AWS after 60; for "
+        "Google Cloud (600) set 620.",
+    )
     graceful_timeout_s: int = setting(
         "ORCHESTRATOR_GRACEFUL_TIMEOUT_S",
         30,

@@ -30,7 +30,12 @@ from orchestrator.body import Body
 from orchestrator.errors import ConfigError
 
 IO_TIMEOUT_S = 5.0
-"""How long a client may take to read or send anything at all, and to shake hands."""
+"""How long a client may take to read or send anything at all, to shake hands, and to send the head
+of a request once it has begun, or has connected."""
+READ_AT_ONCE = 8192
+"""Bytes, as many as gunicorn reads of a head."""
+CROWDED = 7 / 8
+"""From this share of the connections on, those idle for longest make room for new ones."""
 CLIENT_OPTIONS = {
     # How long, in ms, a client may leave what was sent without a sign of life.
     "TCP_USER_TIMEOUT": 10_000,
@@ -121,7 +126,9 @@ class Worker(GeventWorker):
         # A stop that comes before this process can handle it just ends it: nothing runs yet.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
-        self._idle: set[Any] = set()
+        # In the order in which they became idle.
+        self._idle: dict[Any, None] = {}
+        self._open = 0
         self._leaves_at: float | None = None
         self._quits = False
         self._leaving = Event()
@@ -175,18 +182,27 @@ class Worker(GeventWorker):
         client.settimeout(IO_TIMEOUT_S)
         if isinstance(client, ssl.SSLSocket) and not _shake_hands(client):
             return
-        self._idle.add(client)
+        self._make_room()
+        self._open += 1
+        self._idle[client] = None
         try:
             # Past GeventWorker.handle, which would take the timeout off again.
             AsyncWorker.handle(self, listener, client, addr)
         finally:
-            self._idle.discard(client)
+            self._open -= 1
+            self._idle.pop(client, None)
+
+    def _make_room(self) -> None:
+        if self._open >= self.worker_connections * CROWDED and self._idle:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            _end_input(oldest)
 
     def timeout_ctx(self) -> _Patience:
-        return _Patience(self.cfg.keepalive)
+        return _Patience(IO_TIMEOUT_S)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        self._idle.discard(sock)
+        self._idle.pop(sock, None)
         req.body = body = Body(req)
         try:
             try:
@@ -201,7 +217,21 @@ class Worker(GeventWorker):
             if req.body.failed:
                 # Where the next request begins is unknown.
                 util.close_graceful(sock)
-            self._idle.add(sock)
+            self._idle[sock] = None
+        if not req.body.failed:
+            self._await_next(req.unreader, sock)
+
+    def _await_next(self, unreader: Any, sock: Any) -> None:
+        """Wait for how another request begins: longer than for the rest of its head."""
+        if unreader.buf.getbuffer().nbytes:
+            return
+        sock.settimeout(self.cfg.keepalive)
+        try:
+            unreader.unread(sock.recv(READ_AT_ONCE))
+        except TimeoutError:
+            raise StopIteration from None
+        finally:
+            sock.settimeout(IO_TIMEOUT_S)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in the API's own form what never came to the app, or what it let through."""

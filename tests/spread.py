@@ -30,6 +30,8 @@ LONG = {
     "tests/chaos/test_chaos.py": 30,
     "tests/e2e/test_engine.py": 15,
     "tests/e2e/test_scaled.py": 30,
+    "tests/e2e/test_keepalive.py": 28,
+    "tests/e2e/test_nginx.py": 25,
     "tests/e2e/test_run_scaled.py": 20,
     "tests/e2e/test_sse.py": 20,
     "tests/e2e/test_websocket.py": 20,
