@@ -5,6 +5,7 @@ Under gevent the threads are greenlets: right for backends that wait on a socket
 
 import itertools
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -39,7 +40,8 @@ class Pool:
         self._concurrency = concurrency
         self._clock = clock
         self._lock = threading.Lock()
-        self._called = threading.Condition(self._lock)
+        # Less than a condition: whoever waits for one makes a lock for it.
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._line = Line(gates or {})
         self._threads = 0
         self._idle = 0
@@ -97,7 +99,7 @@ class Pool:
         if self._idle:
             self._idle -= 1
             self._one_comes = True
-            self._called.notify()
+            self._calls.put(None)
             return False
         if self._threads == self._concurrency:
             return False
@@ -136,11 +138,17 @@ class Pool:
                 turn.admission.leave()
 
     def _take(self) -> Turn:
+        while (turn := self._next()) is None:
+            self._calls.get()
+            self._one_comes = False
+        return turn
+
+    def _next(self) -> Turn | None:
         with self._lock:
-            while (turn := self._line.next(self._clock())) is None:
+            turn = self._line.next(self._clock())
+            if turn is None:
                 self._idle += 1
-                self._called.wait()
-                self._one_comes = False
+                return None
             grows = self._call_one()
         if grows:
             self._grow()

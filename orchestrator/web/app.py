@@ -1,14 +1,15 @@
 """The kind of Flask app this is: Flask's own, less what it does for each request for nothing."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, Request, Response
-from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
+from flask.typing import ResponseReturnValue
 from werkzeug.routing import MapAdapter
 
 from orchestrator.web.json_io import ApiResponse
+from orchestrator.web.params import asked
 from orchestrator.web.routes import Adapter, Routes
 
 _NO_SESSION = NullSession()
@@ -61,7 +62,7 @@ class App(Flask):
 
     def full_dispatch_request(self) -> Response:
         """Answer the request, with the hooks that there are."""
-        request = request_ctx.request
+        request = asked()
         endpoint = request.endpoint
         if endpoint not in self._hooked:
             self._hooked[endpoint] = self._has_hooks(request.blueprint)
@@ -72,6 +73,15 @@ class App(Flask):
         except Exception as error:
             answer = self.handle_user_exception(error)
         return answer if isinstance(answer, Response) else self.make_response(answer)
+
+    def dispatch_request(self) -> ResponseReturnValue:
+        """Answer as the view of the address does."""
+        request = asked()
+        rule = request.url_rule
+        if rule is None or request.method == "OPTIONS":
+            return super().dispatch_request()
+        view = self.view_functions[rule.endpoint]
+        return cast(ResponseReturnValue, view(**(request.view_args or {})))
 
     def do_teardown_request(self, *exc: Any) -> None:
         """Call what there is to be called in the end."""

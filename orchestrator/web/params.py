@@ -3,10 +3,13 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from flask import Request
+from flask.ctx import RequestContext
 from flask.globals import request_ctx
 from werkzeug.http import parse_list_header
+from werkzeug.local import LocalProxy
 
 from orchestrator.errors import NotAcceptable
 from orchestrator.job import Reuse
@@ -34,7 +37,7 @@ def asked() -> Request:
 
     As flask.request, which costs more at each look than to find an answer in the store.
     """
-    return request_ctx.request
+    return cast("LocalProxy[RequestContext]", request_ctx)._get_current_object().request
 
 
 def wait(request: Request) -> Wait:
