@@ -16,7 +16,7 @@ from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.probe import list_models
 from orchestrator.backends.python import PythonBackend
 from orchestrator.backends.upstream import Limits
-from orchestrator.config import Settings, environment
+from orchestrator.config import environment
 from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.dispatch.dramatiq.dispatcher import DramatiqDispatcher
 from orchestrator.dispatch.dramatiq.duties import Duties
@@ -40,6 +40,7 @@ from orchestrator.routing.slots import Slots
 from orchestrator.runner import Runner
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service
+from orchestrator.settings import Settings
 from orchestrator.stores.base import Cache
 from orchestrator.stores.cache import MemoryCache
 from orchestrator.stores.memory import MemoryStore

@@ -15,9 +15,10 @@ class Scope(StrEnum):
 class Caller(NamedTuple):
     """One caller, as its credentials say.
 
-    All that it makes belongs to its ``tenant``, and it sees nothing else. ``name`` is the id of
-    its key, or the subject of its token: limits count by it. ``rate`` is a limit of its own, as
-    in ``600/minute``. ``expires_at`` is when the credentials end, in seconds since the epoch.
+    All that it makes belongs to its ``tenant``, and it sees nothing else. ``name`` is the subject
+    of its token, or the id of its key, which then is ``key_id`` as well: limits count by it.
+    ``rate`` is a limit of its own, as in ``600/minute``. ``expires_at`` is when the credentials
+    end, in seconds since the epoch.
     """
 
     tenant: str
@@ -25,6 +26,12 @@ class Caller(NamedTuple):
     scopes: frozenset[Scope] = frozenset(Scope)
     rate: str | None = None
     expires_at: float | None = None
+    key_id: str | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether it may do this. Who may ask models may read, and an admin may do all."""
+        implied = {scope, Scope.ADMIN} | ({Scope.INFER} if scope is Scope.READ else set())
+        return not implied.isdisjoint(self.scopes)
 
 
 ANYONE = Caller(tenant="", name="")

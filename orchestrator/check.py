@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from orchestrator.bootstrap import MAKERS, Routes, routes_file, timeouts_of
-from orchestrator.config import Settings
 from orchestrator.errors import UpstreamError
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
+from orchestrator.settings import Settings
 from orchestrator.urls import shown
 
 SHOWN_MODELS = 10

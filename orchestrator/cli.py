@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from orchestrator import __version__, config, scaled
+from orchestrator import __version__, config, keys_command, scaled
 from orchestrator.bootstrap import check_worker
 from orchestrator.check import Check
 from orchestrator.errors import ConfigError
 from orchestrator.server import raise_file_limit
+from orchestrator.settings import Settings
 
 EXIT_RESERVE_S = 2
 """What of graceful_timeout is kept for a worker to go."""
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=_path,
         help="a TOML file, in place of the one ORCHESTRATOR_CONFIG names",
     )
+    keys_command.describe(commands.add_parser("keys", help="create, list and revoke API keys"))
     options = parser.parse_args(arguments)
     command = options.command
     if command == "settings":
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "check-config":
             return _check_config(config.load(routes=options.file))
+        if command == "keys":
+            return keys_command.run(config.load(), options)
         if command == "worker":
             _work(config.load(), options.processes)
         if command == "run-scaled":
@@ -85,7 +89,7 @@ def _printable(line: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
-def _check_config(settings: config.Settings) -> int:
+def _check_config(settings: Settings) -> int:
     if "" not in sys.path:
         # As gunicorn does: a callable may lie in the folder that the command is run in.
         sys.path.insert(0, "")
@@ -94,7 +98,7 @@ def _check_config(settings: config.Settings) -> int:
     return 0 if check.ok else 1
 
 
-def _serve(settings: config.Settings) -> NoReturn:
+def _serve(settings: Settings) -> NoReturn:
     _check_address(settings)
     sys.stdout.write(greeting(settings))
     sys.stdout.flush()
@@ -107,7 +111,7 @@ def _server() -> list[str]:
     return [sys.executable, "-m", "gunicorn", "--config", conf, "orchestrator.web:create_app()"]
 
 
-def _work(settings: config.Settings, processes: int) -> NoReturn:
+def _work(settings: Settings, processes: int) -> NoReturn:
     check_worker(settings)
     command = Path(sys.executable).with_name("dramatiq-gevent")
     found = str(command) if command.exists() else shutil.which("dramatiq-gevent")
@@ -145,7 +149,7 @@ def _configuration_file() -> Path:
     return packaged if packaged.exists() else here.parent / "gunicorn.conf.py"
 
 
-def _check_address(settings: config.Settings) -> None:
+def _check_address(settings: Settings) -> None:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -163,7 +167,7 @@ def _check_address(settings: config.Settings) -> None:
             ) from None
 
 
-def greeting(settings: config.Settings) -> str:
+def greeting(settings: Settings) -> str:
     """Return what the start prints: where, which model, a first request, how to attach a model."""
     is_echo = settings.backend == "echo" and not settings.routes
     lines = [
@@ -190,7 +194,7 @@ def greeting(settings: config.Settings) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _note(settings: config.Settings) -> str:
+def _note(settings: Settings) -> str:
     """Return what must be known of a model that is none."""
     if settings.routes:
         return ""

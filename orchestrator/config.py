@@ -1,293 +1,17 @@
 """Settings from the environment, read once, here and nowhere else.
 
-Each field of Settings says its variable, its default and its meaning; docs/settings.md is made
-from them. A value that can't be used stops the start with a sentence that names it.
+A value that can't be used stops the start with a sentence that names it.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from dataclasses import fields
 
 from orchestrator import rules
 from orchestrator.errors import ConfigError
-from orchestrator.routes_file import (
-    ENGINE_CONTEXT,
-    ENGINE_CONTEXT_LEAST,
-    ENGINE_CONTEXT_MOST,
-    ENGINE_SLOTS,
-    ENGINE_SLOTS_MOST,
-    KINDS,
-    RoutesFile,
-)
+from orchestrator.settings import Settings
 from orchestrator.urls import shown
 from orchestrator.variables import check_names, check_together
-
-
-def setting(
-    variable: str, default: Any, parse: rules.Parser, meaning: str, secret: bool = False
-) -> Any:
-    """Declare a setting: the variable it comes from, its rule and its meaning."""
-    return field(
-        default=default,
-        repr=not secret,
-        metadata={"variable": variable, "parse": parse, "meaning": meaning},
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How the whole service is set up. Times are in seconds."""
-
-    host: str = setting(
-        "ORCHESTRATOR_HOST",
-        "127.0.0.1",
-        rules.text,
-        "The address to listen on. The Dockerfile and the Procfile set it to 0.0.0.0.",
-    )
-    port: int = setting("PORT", 8080, rules.integer(1, 65535), "The port to listen on.")
-    workers: int = setting(
-        "WEB_CONCURRENCY",
-        1,
-        rules.integer(1, 256),
-        "Web processes. Without `REDIS_URL` only 1 is possible: they share no memory.",
-    )
-    redis_url: str | None = setting(
-        "REDIS_URL",
-        None,
-        rules.redis,
-        "Keep requests in this Redis (7 or newer), and run them in workers (`orchestrator "
-        "worker`), any number of each: see [scaling out](scaling.md). Unset: one process does "
-        "all, in memory.",
-        secret=True,
-    )
-    queue_redis_url: str | None = setting(
-        "ORCHESTRATOR_QUEUE_REDIS_URL",
-        None,
-        rules.redis,
-        "Where messages to workers wait. Unset: the database after that of `REDIS_URL`. A Redis "
-        "with one database only takes the same address here.",
-        secret=True,
-    )
-    lease_s: float = setting(
-        "ORCHESTRATOR_LEASE_S",
-        15.0,
-        rules.seconds(1, 600),
-        "With Redis: after this long without a sign of life from its worker a request runs again.",
-    )
-    backend: str = setting(
-        "ORCHESTRATOR_BACKEND",
-        "echo",
-        rules.backend,
-        "What answers: `echo`, `openai` (any OpenAI-compatible server), `anthropic`, `engine` (a "
-        "GGUF model on this machine, by llama.cpp), or `package.module:callable`, a Python "
-        "callable of your own.",
-    )
-    model: str | None = setting(
-        "ORCHESTRATOR_MODEL",
-        None,
-        rules.text,
-        "The upstream's model name; required for `openai` and `anthropic`. For `engine` the path "
-        "of a GGUF file, `hf:owner/repo/file.gguf`, `small`, or `demo`.",
-    )
-    openai_base_url: str = setting(
-        "OPENAI_BASE_URL",
-        "https://api.openai.com/v1",
-        rules.url,
-        "Where the OpenAI-compatible server is: OpenAI, vLLM, Ollama, llama.cpp, and the like.",
-    )
-    openai_api_key: str | None = setting(
-        "OPENAI_API_KEY", None, rules.key, "Sent to that server as a bearer token.", secret=True
-    )
-    anthropic_base_url: str = setting(
-        "ANTHROPIC_BASE_URL",
-        "https://api.anthropic.com",
-        rules.url,
-        "Where the Messages API is; `/v1/messages` is added.",
-    )
-    anthropic_api_key: str | None = setting(
-        "ANTHROPIC_API_KEY",
-        None,
-        rules.key,
-        "The key for it; required for `anthropic`.",
-        secret=True,
-    )
-    routes: RoutesFile | None = setting(
-        "ORCHESTRATOR_CONFIG",
-        None,
-        rules.routes,
-        "A TOML file with several backends and models, instead of one backend from the "
-        "environment: see [routing](routing.md).",
-    )
-    engine_slots: int = setting(
-        "ORCHESTRATOR_ENGINE_SLOTS",
-        ENGINE_SLOTS,
-        rules.integer(1, ENGINE_SLOTS_MOST),
-        "Requests that `engine` answers at once; more of them wait in the queue.",
-    )
-    engine_context: int = setting(
-        "ORCHESTRATOR_ENGINE_CONTEXT",
-        ENGINE_CONTEXT,
-        rules.integer(ENGINE_CONTEXT_LEAST, ENGINE_CONTEXT_MOST),
-        "Tokens of prompt, history and answer that each of them may have.",
-    )
-    hub_url: str = setting(
-        "HF_ENDPOINT",
-        "https://huggingface.co",
-        rules.hub_url,
-        "Where `engine` downloads models from: Hugging Face, or a mirror of it.",
-    )
-    cache_home: Path = setting(
-        "XDG_CACHE_HOME",
-        rules.CACHE_HOME,
-        rules.folder,
-        "The folder in which downloaded models are kept, in `orchestrator/models`.",
-    )
-    echo_delay_s: float = setting(
-        "ORCHESTRATOR_ECHO_DELAY_S",
-        0.0,
-        rules.seconds(0, 60),
-        "What the echo backend waits before each word, in seconds.",
-    )
-    concurrency: int = setting(
-        "ORCHESTRATOR_CONCURRENCY",
-        64,
-        rules.integer(1, 10_000),
-        "Requests running at once in a process; with Redis, in a worker.",
-    )
-    queue_limit: int = setting(
-        "ORCHESTRATOR_QUEUE_LIMIT",
-        10_000,
-        rules.integer(1, 10_000_000),
-        "Requests waiting at once; past it a submit is answered with 503.",
-    )
-    connect_timeout_s: float = setting(
-        "ORCHESTRATOR_CONNECT_TIMEOUT_S",
-        5.0,
-        rules.seconds(0.01, 600),
-        "How long connecting to the upstream may take.",
-    )
-    first_token_timeout_s: float = setting(
-        "ORCHESTRATOR_FIRST_TOKEN_TIMEOUT_S",
-        60.0,
-        rules.seconds(0.01, 3600),
-        "How long the upstream may take to its first token.",
-    )
-    idle_timeout_s: float = setting(
-        "ORCHESTRATOR_IDLE_TIMEOUT_S",
-        30.0,
-        rules.seconds(0.01, 3600),
-        "How long the upstream may take between two tokens.",
-    )
-    timeout_s: float = setting(
-        "ORCHESTRATOR_TIMEOUT_S",
-        300.0,
-        rules.seconds(0.01, 3600),
-        "How long a request may run when it doesn't say `timeout_s` itself.",
-    )
-    queue_timeout_s: float = setting(
-        "ORCHESTRATOR_QUEUE_TIMEOUT_S",
-        3600.0,
-        rules.seconds(0.01, 3600),
-        "How long a request may wait when it doesn't say `queue_timeout_s` itself.",
-    )
-    retention_s: float = setting(
-        "ORCHESTRATOR_RETENTION_S",
-        3600.0,
-        rules.seconds(1, 1_000_000),
-        "How long a request is kept from its end, and a session from its last use.",
-    )
-    memory_limit_mb: int = setting(
-        "ORCHESTRATOR_MEMORY_LIMIT_MB",
-        512,
-        rules.integer(1, 1_000_000),
-        "What the memory store may hold, in MiB. Ended requests go first, oldest first; with "
-        "only live ones left a submit is answered with 503.",
-    )
-    cache_mb: int = setting(
-        "ORCHESTRATOR_CACHE_MB",
-        64,
-        rules.integer(1, 1_000_000),
-        "What kept answers may take, in MiB, beside `ORCHESTRATOR_MEMORY_LIMIT_MB`, or in Redis "
-        "where that is. Only models with `cache_ttl_s` keep any: see [routing](routing.md).",
-    )
-    max_connections: int = setting(
-        "ORCHESTRATOR_MAX_CONNECTIONS",
-        4096,
-        rules.integer(16, 100_000),
-        "Client connections at once in a process; three quarters of them may be open streams "
-        "and sockets.",
-    )
-    keepalive_s: int = setting(
-        "ORCHESTRATOR_KEEPALIVE_S",
-        100,
-        rules.integer(1, 3600),
-        "How long a connection is kept between two requests. What routes to the service has to "
-        "give up an idle connection sooner than that: Heroku does after 90 s, AWS after 60; for "
-        "Google Cloud (600) set 620.",
-    )
-    graceful_timeout_s: int = setting(
-        "ORCHESTRATOR_GRACEFUL_TIMEOUT_S",
-        30,
-        rules.integer(6, 3600),
-        "How long a stop may take. Requests may run until 5 seconds before it.",
-    )
-    cors_origins: tuple[str, ...] = setting(
-        "ORCHESTRATOR_CORS_ORIGINS",
-        (),
-        rules.origins,
-        "Other origins whose pages may use the API, over HTTP and WebSocket. Unset: the "
-        "service's own pages only.",
-    )
-    tls_cert: str | None = setting(
-        "ORCHESTRATOR_TLS_CERT", None, rules.text, "A certificate file (PEM); with the key: https."
-    )
-    tls_key: str | None = setting("ORCHESTRATOR_TLS_KEY", None, rules.text, "Its key file (PEM).")
-
-    @property
-    def kind(self) -> str:
-        """The kind of ``backend``, one of KINDS."""
-        return self.backend if self.backend in KINDS else "python"
-
-    @property
-    def server(self) -> tuple[str | None, str | None]:
-        """Where the server of ``backend`` is, and the key for it; None where there is none."""
-        match self.backend:
-            case "openai":
-                return self.openai_base_url, self.openai_api_key
-            case "anthropic":
-                return self.anthropic_base_url, self.anthropic_api_key
-        return None, None
-
-    @property
-    def model_name(self) -> str:
-        """What clients call the default model: echo is never taken for one."""
-        if self.routes:
-            return next(iter(self.routes.models))
-        named = self.model if self.backend != "echo" else None
-        return KINDS[self.kind].shown(named or self.backend)
-
-    @property
-    def queue_url(self) -> str:
-        """Where messages to workers wait; only where there is a Redis."""
-        if self.queue_redis_url:
-            return self.queue_redis_url
-        parts = urlsplit(self.redis_url or "")
-        database = int(parts.path.strip("/") or 0)
-        return urlunsplit(parts._replace(path=f"/{database + 1}"))
-
-    @property
-    def address(self) -> str:
-        """Where to reach the service from this machine."""
-        host = "localhost" if self.host in ("127.0.0.1", "0.0.0.0", "::1", "::") else self.url_host
-        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
-
-    @property
-    def url_host(self) -> str:
-        """The host as it stands in an address."""
-        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -327,11 +51,11 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
 
 
 def _harmless(text: str, parse: rules.Parser) -> str:
-    return shown(text) if parse in (rules.url, rules.hub_url) else text
+    return shown(text) if parse in (rules.url, rules.private_url) else text
 
 
 def _why(error: ValueError, parse: rules.Parser) -> str:
-    return f" ({error})" if parse in (rules.url, rules.hub_url) else ""
+    return f" ({error})" if parse in (rules.url, rules.private_url) else ""
 
 
 def _check(settings: Settings) -> None:
@@ -357,9 +81,38 @@ def _check(settings: Settings) -> None:
             "ORCHESTRATOR_MODEL is not set. The engine backend needs the path of a GGUF file, "
             "hf:owner/repo/file.gguf, small (which is downloaded), or demo (which needs nothing)."
         )
+    _check_credentials(settings)
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise ConfigError(
             "ORCHESTRATOR_TLS_CERT and ORCHESTRATOR_TLS_KEY go together: set both or neither."
+        )
+
+
+def _check_credentials(settings: Settings) -> None:
+    if settings.api_keys and not settings.key_pepper:
+        raise ConfigError(
+            "ORCHESTRATOR_KEY_PEPPER is not set. API keys are kept as digests under it: make one "
+            "with 'openssl rand -hex 32', and keep it where other secrets are."
+        )
+    if settings.api_keys == "redis" and not settings.redis_url:
+        raise ConfigError(
+            "ORCHESTRATOR_API_KEYS_FILE=redis needs REDIS_URL: set it, or name a file."
+        )
+    sources = {
+        "ORCHESTRATOR_JWT_SECRET": settings.jwt_secret,
+        "ORCHESTRATOR_JWT_KEY_FILE": settings.jwt_key_file,
+        "ORCHESTRATOR_JWT_JWKS_URL": settings.jwt_jwks_url,
+    }
+    named = [name for name, value in sources.items() if value]
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(named)} are set: tokens are checked with one of them.")
+    others = ("jwt_algorithm", "jwt_issuer", "jwt_audience")
+    if not named and any(getattr(settings, name) for name in others):
+        raise ConfigError(f"Settings of tokens need one of {', '.join(sources)}, and none is set.")
+    if settings.jwt_algorithm and (settings.jwt_algorithm == "HS256") != bool(settings.jwt_secret):
+        raise ConfigError(
+            f"ORCHESTRATOR_JWT_ALGORITHM={settings.jwt_algorithm} and {named[0]} don't go "
+            "together: HS256 is for a secret, RS256 and ES256 are for public keys."
         )
 
 

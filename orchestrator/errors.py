@@ -48,6 +48,12 @@ class NotAcceptable(OrchestratorError):
     code = "NOT_ACCEPTABLE"
 
 
+class Unauthorized(OrchestratorError):
+    """Nobody can tell who asks: credentials are missing, wrong, or no longer in force."""
+
+    code = "UNAUTHORIZED"
+
+
 class Forbidden(OrchestratorError):
     """The caller is known, and may not do this."""
 

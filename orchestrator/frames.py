@@ -106,6 +106,21 @@ class UnsubscribeFrameSchema(CommandFrameSchema):
     ref = _ref("Comes back in an `error` that this frame leads to.")
 
 
+class AuthFrameSchema(CommandFrameSchema):
+    """Says who asks, where a page can't send headers: the first frame, within 5 seconds."""
+
+    type = _type("auth")
+    token = fields.String(
+        required=True,
+        validate=validate.Length(1, 8192),
+        metadata={"description": "An API key, or a JSON web token."},
+        error_messages=dict.fromkeys(
+            ("required", "null", "invalid"), "Must be an API key or a token."
+        ),
+    )
+    ref = _ref("Comes back in the `welcome`, or in an `error` instead.")
+
+
 class PingFrameSchema(CommandFrameSchema):
     """Asks whether the server is there."""
 
@@ -119,6 +134,7 @@ _COMMANDS: dict[str, Schema] = {
     "subscribe": SubscribeFrameSchema(),
     "unsubscribe": UnsubscribeFrameSchema(),
     "ping": PingFrameSchema(),
+    "auth": AuthFrameSchema(),
 }
 CLIENT_TYPES = ("submit", *_COMMANDS)
 
@@ -209,6 +225,13 @@ class ErrorFrameSchema(AnswerSchema):
     )
 
 
+class WelcomeFrameSchema(AnswerSchema):
+    """The credentials of an `auth` are good."""
+
+    type = _type("welcome")
+    ref = _ref("Yours, where the auth had one.")
+
+
 class PongFrameSchema(AnswerSchema):
     """The server is there."""
 
@@ -222,6 +245,7 @@ CLIENT_FRAMES = (
     SubscribeFrameSchema,
     UnsubscribeFrameSchema,
     PingFrameSchema,
+    AuthFrameSchema,
 )
 SERVER_FRAMES = (
     AckFrameSchema,
@@ -230,4 +254,5 @@ SERVER_FRAMES = (
     ResultFrameSchema,
     ErrorFrameSchema,
     PongFrameSchema,
+    WelcomeFrameSchema,
 )

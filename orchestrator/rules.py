@@ -56,6 +56,30 @@ def key(text: str) -> str:
     return text
 
 
+def secret(text: str) -> str:
+    """a secret of at least 32 characters"""
+    if len(text.encode()) < 32:
+        raise ValueError
+    return text
+
+
+def one_of(*allowed: str) -> Parser:
+    """Return the rule for one of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError
+        return text
+
+    parse.__doc__ = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+    return parse
+
+
+def file(text: str) -> Path:
+    """the path of a file"""
+    return Path(text)
+
+
 def backend(text: str) -> str:
     """echo, openai, anthropic, engine, or package.module:callable"""
     named = [name for name, kind in KINDS.items() if "callable" not in kind.required]
@@ -69,7 +93,7 @@ def url(text: str) -> str:
     return base_url(text)
 
 
-def hub_url(text: str) -> str:
+def private_url(text: str) -> str:
     """an address with https://, or with http:// on this machine"""
     url = base_url(text)
     if not is_private(url):

@@ -14,8 +14,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.config import Settings
 from orchestrator.errors import ConfigError
+from orchestrator.settings import Settings
 
 WEB_PROCESSES = 2
 WORKERS = 2

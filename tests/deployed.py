@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config import Settings
+from orchestrator.settings import Settings
 from tests.dockerfile import stages, variables
 from tests.served import ROOT
 

@@ -17,12 +17,19 @@ THIS = "tests/test_architecture.py"
 # only from its own package, and there only from an earlier line: never sideways.
 FLOORS: dict[str, list[str]] = {
     "ground": [
-        "orchestrator errors events ids urls",
+        "orchestrator caller errors events ids urls",
         "job routes_file stop variables",
         "rules session",
+        "settings",
         "config",
     ],
     "words": ["answers strict_json wire", "schemas views", "frames"],
+    "credentials": [
+        "auth",
+        "auth.keys auth.key_set auth.tickets auth.tokens",
+        "auth.guard auth.key_file",
+        "auth.entrance",
+    ],
     "ports and adapters": [
         "stores backends backends.engine",
         "stores.base stores.log backends.base backends.native backends.probe",
@@ -40,7 +47,7 @@ FLOORS: dict[str, list[str]] = {
         "stores.redis.advice stores.redis.codec stores.redis.gate stores.redis.keys",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
-        "stores.redis.cache stores.redis.replies stores.redis.writer",
+        "stores.redis.cache stores.redis.credentials stores.redis.replies stores.redis.writer",
         "stores.redis.views",
         "backends.upstream",
         "backends.answer",
@@ -64,12 +71,12 @@ FLOORS: dict[str, list[str]] = {
         "dispatch.dramatiq.duties",
     ],
     "rules": ["service"],
-    "root": ["bootstrap", "check"],
+    "root": ["bootstrap entrance", "check keys_command"],
     "doors": [
         "body",
         "web.connections web.dates web.json_io web.origins web.params web.routes web.ws_guard",
         "web.app web.context web.errors web.playground web.sse",
-        "web.handshake web.health web.rest",
+        "web.auth web.handshake web.health web.rest",
         "web.ws",
         "web.openapi web.openapi.samples web.docs web.docs.markup",
         "web.openapi.faults web.openapi.parameters web.docs.rules",
@@ -84,8 +91,9 @@ FLOORS: dict[str, list[str]] = {
     ],
 }
 
-# Of these packages, others see the port in base.py; bootstrap alone names what is behind it.
+# Of these packages, others see the port in base.py; what puts all together names what is behind it.
 PORTS = ("stores", "backends", "routing", "dispatch")
+TOGETHER = ("bootstrap", "entrance")
 
 
 # Who may import what is not the standard library's. A package stands for all its modules.
@@ -96,12 +104,13 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "flask_sock": ("web",),
     "gevent": ("server", "body", "backends.native"),
     "gunicorn": ("server", "body"),
+    "jwt": ("auth", "entrance"),
     "markupsafe": ("web",),
     "marshmallow": ("answers", "frames", "schemas", "web.openapi"),
     "orjson": ("schemas", "wire", "stores", "backends", "web", "server"),
     "redis": ("stores.redis", "dispatch"),
     "simple_websocket": ("web",),
-    "urllib3": ("backends",),
+    "urllib3": ("auth.key_set", "backends"),
     "werkzeug": ("web",),
     "wsproto": ("web",),
     "xllamacpp": ("backends.engine.child",),
@@ -220,14 +229,14 @@ def test_no_imports_go_in_a_circle() -> None:
         pytest.fail(f"Imports go in a circle: {', '.join(error.args[1])}.", pytrace=False)
 
 
-def test_bootstrap_alone_names_what_is_behind_a_port() -> None:
+def test_only_what_puts_all_together_names_what_is_behind_a_port() -> None:
     def named() -> Iterator[str]:
         for module in MODULES:
             for imported in inner_imports_of(module):
                 package = imported.partition(".")[0]
                 behind = package in PORTS and imported not in (package, f"{package}.base")
-                if behind and module != "bootstrap" and not within(module, (package,)):
-                    yield f"{module} imports {imported}: only bootstrap does, others the port."
+                if behind and module not in TOGETHER and not within(module, (package,)):
+                    yield f"{module} imports {imported}: only bootstrap and entrance do, others the port."
 
     offences(named())
 

@@ -3,7 +3,9 @@
 from flask import Flask
 
 from orchestrator import bootstrap, config
-from orchestrator.web import errors, health, origins, playground, rest, ws
+from orchestrator.entrance import build_entrance
+from orchestrator.settings import Settings
+from orchestrator.web import auth, errors, health, origins, playground, rest, ws
 from orchestrator.web.app import App
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
@@ -14,10 +16,11 @@ from orchestrator.web.ws_guard import SERVER_OPTIONS
 API = "/api/v1"
 
 
-def create_app(settings: config.Settings | None = None) -> Flask:
+def create_app(settings: Settings | None = None) -> Flask:
     """Build the app with its service running. Raises ConfigError."""
     settings = settings or config.load()
     service = bootstrap.build_service(settings)
+    entrance = build_entrance(settings)
     app = App(__name__)
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions[EXTENSION] = Context(
@@ -25,10 +28,14 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         service,
         bootstrap.build_reader(settings, service),
         Connections(settings.max_connections * 3 // 4),
+        entrance,
     )
     errors.register(app)
+    if entrance:
+        auth.register(app, entrance)
     origins.register(app, settings.cors_origins)
     app.register_blueprint(rest.bp, url_prefix=API)
+    app.register_blueprint(auth.bp, url_prefix=API)
     app.register_blueprint(ws.bp, url_prefix=API)
     app.register_blueprint(openapi.bp, url_prefix=API)
     app.register_blueprint(health.bp)

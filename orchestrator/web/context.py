@@ -1,14 +1,17 @@
 """What every door works with, kept on the Flask app."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from flask import Flask, current_app
+from flask import Flask, current_app, g
 from werkzeug.local import LocalProxy
 
-from orchestrator.config import Settings
+from orchestrator.auth.entrance import Entrance
+from orchestrator.caller import ANYONE, Caller
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Service
+from orchestrator.settings import Settings
 from orchestrator.web.connections import Connections
 
 EXTENSION = "orchestrator"
@@ -16,12 +19,16 @@ EXTENSION = "orchestrator"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The service behind the doors, and what the doors share."""
+    """The service behind the doors, and what the doors share.
+
+    Without an ``entrance`` anyone may come in.
+    """
 
     settings: Settings
     service: Service
     reader: SubmitReader
     connections: Connections
+    entrance: Entrance | None = None
 
 
 def context() -> Context:
@@ -32,3 +39,15 @@ def context() -> Context:
     app = cast("LocalProxy[Flask]", current_app)._get_current_object()
     found: Context = app.extensions[EXTENSION]
     return found
+
+
+def caller() -> Caller:
+    """Return who has sent the request that is answered now."""
+    found: Caller = g.get("caller", ANYONE)
+    return found
+
+
+def may_stay() -> Callable[[], bool]:
+    """Return what tells whether the caller may still watch what it has opened."""
+    entrance = context().entrance
+    return entrance.lasting(caller()) if entrance else lambda: True

@@ -23,7 +23,7 @@ from orchestrator.views import (
     status_view,
 )
 from orchestrator.web import params, sse
-from orchestrator.web.context import context
+from orchestrator.web.context import context, may_stay
 from orchestrator.web.errors import envelope
 from orchestrator.web.json_io import JSON, ApiResponse, json_body, json_response
 
@@ -174,7 +174,8 @@ def _idempotency(key: str, body: Json) -> Idempotency:
 
 
 def _stream(request_id: str, after: int) -> Response:
-    return sse.stream(context().service, context().connections, request_id, after)
+    doors = context()
+    return sse.stream(doors.service, doors.connections, request_id, after, may_stay())
 
 
 def _accepted(submission: Submission, wait: params.Wait) -> Response:

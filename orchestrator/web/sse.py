@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import Response, request
@@ -19,13 +19,22 @@ PING_EVERY = 2
 """Looks without an event between two pings: 5 seconds."""
 
 
-def stream(service: Service, connections: Connections, job_id: str, after: int) -> Response:
-    """Answer with the events of a request after a cursor; 204 where none can follow."""
+def stream(
+    service: Service,
+    connections: Connections,
+    job_id: str,
+    after: int,
+    may_stay: Callable[[], bool],
+) -> Response:
+    """Answer with the events of a request after a cursor; 204 where none can follow.
+
+    It ends without an end of the request where the reader ``may_stay`` no longer.
+    """
     after = service.resume_point(job_id, after)
     page = service.read(job_id, after, limit=1)
     if page.complete and not page.events:
         return ApiResponse(status=204)
-    frames = _frames(service, connections, job_id, after, request.environ)
+    frames = _frames(service, connections, job_id, after, request.environ, may_stay)
     response = ApiResponse(frames, mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-cache, no-transform"
     response.headers["X-Accel-Buffering"] = "no"
@@ -38,6 +47,7 @@ def _frames(
     job_id: str,
     after: int,
     environ: dict[str, Any],
+    may_stay: Callable[[], bool],
 ) -> Iterator[bytes]:
     sock = client_socket(environ)
     silent = 0
@@ -45,6 +55,8 @@ def _frames(
         with connections.opened(is_busy=lambda: True, close=lambda: None):
             yield wire.SSE_RETRY
             for page in service.follow(job_id, after, LOOK_S):
+                if not may_stay():
+                    return
                 if page and page.events:
                     silent = 0
                     yield from _chunks(wire.sse(seq, event, job_id) for seq, event in page.events)

@@ -5,15 +5,17 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from flask import Blueprint
 from flask_sock import Sock
-from simple_websocket import Server
+from simple_websocket import ConnectionClosed, Server
 
 from orchestrator import wire
-from orchestrator.errors import InvalidRequest, OrchestratorError, RateLimited
+from orchestrator.auth.guard import require
+from orchestrator.caller import ANYONE, Caller, Scope
+from orchestrator.errors import InvalidRequest, OrchestratorError, RateLimited, Unauthorized
 from orchestrator.frames import CLIENT_TYPES, is_ref, read_command, take_ref
 from orchestrator.job import Status
 from orchestrator.schemas import invalid
@@ -21,14 +23,25 @@ from orchestrator.service import BATCH, START
 from orchestrator.strict_json import Json, parse_object
 from orchestrator.web import handshake
 from orchestrator.web.connections import LOOK_S
-from orchestrator.web.context import Context, context
-from orchestrator.web.ws_guard import CLOSE_FAULT, CLOSE_GOING_AWAY, LINGER_S, OVER
+from orchestrator.web.context import Context, caller, context
+from orchestrator.web.ws_guard import (
+    CLOSE_FAULT,
+    CLOSE_GOING_AWAY,
+    CLOSE_POLICY,
+    LINGER_S,
+    OVER,
+)
 
 MAX_SEQ = 2**53
 MAX_IN_FLIGHT = 32
 """Requests that one socket follows at once."""
 MAX_FOLLOWERS = 2 * MAX_IN_FLIGHT
 """Threads that one socket has at once, with those that have not noticed yet that they may end."""
+
+AUTH_S = 5.0
+"""How long a page has to say who it is."""
+LOOK_AGAIN_S = 20.0
+"""How often a silent socket is asked whether its caller may still be here."""
 
 logger = logging.getLogger("orchestrator")
 
@@ -40,7 +53,7 @@ sock = Sock()
 @sock.route("/ws", bp=bp)
 def serve(ws: Server) -> None:
     """Serve one socket until either side closes it. Closing it cancels nothing."""
-    conversation = _Conversation(ws, context())
+    conversation = _Conversation(ws, context(), caller())
     try:
         with context().connections.opened(conversation.is_busy, conversation.go_away):
             conversation.run()
@@ -143,9 +156,10 @@ def _too_many() -> RateLimited:
 class _Conversation:
     """The frames of one socket: commands in, and the events of what it follows out."""
 
-    def __init__(self, ws: Server, doors: Context) -> None:
+    def __init__(self, ws: Server, doors: Context, who: Caller) -> None:
         self._ws = ws
         self._doors = doors
+        self._caller = who
         self._service = doors.service
         self._sending = threading.Lock()
         self._followers = Followers()
@@ -154,17 +168,37 @@ class _Conversation:
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
             "ping": self._ping,
+            "auth": self._auth,
         }
 
     def run(self) -> None:
         """Answer frame after frame. Raises one of OVER at the end."""
+        entrance = self._doors.entrance
         try:
+            if entrance and self._caller is ANYONE:
+                self._await_credentials()
+            may_stay = entrance.lasting(self._caller) if entrance else None
             while True:
-                data = self._ws.receive()
+                data = self._ws.receive(LOOK_AGAIN_S if may_stay else None)
+                if may_stay and not may_stay():
+                    self._refuse(Unauthorized("The credentials are no longer in force."))
                 if data is not None:
                     self._answer(data)
         finally:
             self._followers.drop_all()
+
+    def _await_credentials(self) -> None:
+        """Let a page say who it is: the first frame has to."""
+        data = self._ws.receive(AUTH_S)
+        if data is not None:
+            self._answer(data)
+        if self._caller is ANYONE:
+            self._refuse(Unauthorized("The first message must be an auth, with good credentials."))
+
+    def _refuse(self, error: Unauthorized) -> NoReturn:
+        self._send_error(error, {})
+        self._ws.close(CLOSE_POLICY, error.message)
+        raise ConnectionClosed(CLOSE_POLICY)
 
     def is_busy(self) -> bool:
         """Whether an answer is still to be delivered."""
@@ -184,8 +218,12 @@ class _Conversation:
             frame = parse_object(data)
             about = _named(frame)
             kind = frame.get("type", "submit")
+            if kind != "auth" and self._doors.entrance and self._caller is ANYONE:
+                return
             if kind not in CLIENT_TYPES:
                 raise invalid({"type": [f"Must be one of: {', '.join(CLIENT_TYPES)}."]})
+            if kind in ("submit", "cancel"):
+                require(self._caller, Scope.INFER)
             if kind == "submit":
                 self._submit(frame)
             else:
@@ -224,6 +262,16 @@ class _Conversation:
 
     def _ping(self, frame: Json) -> None:
         self._send({"type": "pong"} | _ref(frame))
+
+    def _auth(self, frame: Json) -> None:
+        entrance = self._doors.entrance
+        if entrance and self._caller is not ANYONE:
+            raise InvalidRequest("This socket has said who it is. Open another one for others.")
+        if entrance:
+            who = entrance.guard.identify(frame["token"])
+            require(who, Scope.READ)
+            self._caller = who
+        self._send({"type": "welcome"} | _ref(frame))
 
     def _follow(self, follower: Follower) -> None:
         self._followers.add(follower)

@@ -15,8 +15,8 @@ import pytest
 import requests
 import websocket
 
-from orchestrator.config import Settings
 from orchestrator.schemas import MAX_WAIT_S
+from orchestrator.settings import Settings
 from orchestrator.web.connections import LOOK_S
 from orchestrator.web.sse import PING_EVERY
 from orchestrator.web.ws_guard import PING_S

@@ -4,8 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from orchestrator.config import Settings, load
+from orchestrator.config import load
 from orchestrator.errors import ConfigError
+from orchestrator.settings import Settings
 
 SECRET = "sk-hush-0123456789"
 

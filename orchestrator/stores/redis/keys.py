@@ -46,6 +46,13 @@ CACHE_USED = "o:cache-used"
 CACHE_UNTIL = "o:cache-until"
 """The kept answers, by when they are too old."""
 
+API_KEYS = "o:api-keys"
+"""A hash: API keys by their ids."""
+API_KEYS_USED = "o:api-keys-used"
+"""A hash: when each was used last."""
+TICKET = "o:ticket:"
+"""A string: what may be watched with a stream token, by the token's digest."""
+
 LOG_CHANNEL = "o:c:"
 """Tells what is new in a request's log."""
 END_CHANNEL = "o:end:"

@@ -70,6 +70,10 @@ class Link:
         """
         return self._reach(lambda: self._run_all(calls))
 
+    def command(self, *words: Argument) -> Any:
+        """Do one command. It may be done twice. Raises PipelineUnavailable."""
+        return self._reach(lambda: self._client.execute_command(*words))
+
     def hash(self, key: str) -> dict[bytes, bytes]:
         """Return a hash; an empty one where there is none. Raises PipelineUnavailable."""
         found: Callable[[], Any] = partial(self._client.hgetall, key)

@@ -1,0 +1,1 @@
+"""Credentials: API keys, JSON web tokens, and whose they are."""

@@ -1,0 +1,147 @@
+"""Keys in a file: written whole or not at all, and read again when it changes."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.auth.keys import Key, read
+from orchestrator.errors import ConfigError
+
+logger = logging.getLogger("orchestrator")
+
+LOOK_EVERY_S = 1.0
+"""How often, at most, it is looked whether the file has changed."""
+NOTE_EVERY_S = 60.0
+"""How often, at most, the use of one key is written down."""
+
+
+class KeyFile:
+    """See keys.Keys. Any number of processes may read and write one file.
+
+    When keys were used is kept in a file beside it, so that servers never write to the first.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._used_path = path.with_name(path.name + ".used")
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._keys: dict[str, Key] = {}
+        self._version: tuple[int, ...] | None = None
+        self._looked_at = float("-inf")
+        self._noted: dict[str, float] = {}
+
+    def check(self) -> None:
+        """Raise ConfigError where the file can't be read."""
+        try:
+            self._keys, self._version = self._load(), self._stamp()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"ORCHESTRATOR_API_KEYS_FILE: {self._path} can't be read as keys ({_why(error)}). "
+                "Make the first key with 'orchestrator keys create --tenant NAME'."
+            ) from None
+
+    def find(self, key_id: str) -> Key | None:
+        now = self._clock()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            with self._lock:
+                self._looked_at = now
+                self._look()
+        return self._keys.get(key_id)
+
+    def all(self) -> Iterable[tuple[Key, float | None]]:
+        used = self._read_json(self._used_path, {})
+        keys = sorted(self._load().values(), key=lambda key: key.created_at)
+        return [(key, used.get(key.id)) for key in keys]
+
+    def add(self, key: Key) -> None:
+        with self._writing(self._path):
+            self._save([*self._load().values(), key])
+
+    def revoke(self, key_id: str, at: float) -> bool:
+        with self._writing(self._path):
+            keys = self._load()
+            if key_id not in keys:
+                return False
+            records = [key.as_json() for key in keys.values()]
+            for record in records:
+                if record["id"] == key_id and record["revoked_at"] is None:
+                    record["revoked_at"] = at
+            self._save(map(read, records))
+        return True
+
+    def note_use(self, key_id: str, at: float) -> None:
+        if self._clock() - self._noted.get(key_id, float("-inf")) < NOTE_EVERY_S:
+            return
+        self._noted[key_id] = self._clock()
+        try:
+            with self._writing(self._used_path):
+                used = self._read_json(self._used_path, {})
+                used[key_id] = max(at, used.get(key_id, 0.0))
+                kept = {known: moment for known, moment in used.items() if known in self._keys}
+                _replace(self._used_path, kept)
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning("the use of key %s is not noted: %s", key_id, _why(error))
+
+    def _look(self) -> None:
+        """Read the file anew where it has changed; what can't be read leaves all as it was."""
+        try:
+            stamp = self._stamp()
+            if stamp != self._version:
+                self._keys, self._version = self._load(), stamp
+                self._noted = {k: at for k, at in self._noted.items() if k in self._keys}
+        except (OSError, ValueError) as error:
+            logger.error("%s can't be read, its last keys stay in force: %s", self._path, error)
+
+    def _stamp(self) -> tuple[int, ...]:
+        found = self._path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _load(self) -> dict[str, Key]:
+        record = self._read_json(self._path, {"keys": []})
+        if not isinstance(record, dict) or not isinstance(record.get("keys"), list):
+            raise ValueError('it has no list named "keys"')
+        return {key.id: key for key in map(read, record["keys"])}
+
+    def _save(self, keys: Iterable[Key]) -> None:
+        _replace(self._path, {"keys": [key.as_json() for key in keys]})
+
+    def _read_json(self, path: Path, default: Any) -> Any:
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return default
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Keep other writers out, by a lock on a file of its own: ``path`` itself is replaced."""
+        with self._lock, path.with_name(path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _replace(path: Path, value: Any) -> None:
+    """Write ``value`` to a file that only its owner may read, whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,122 @@
+"""The keys of an issuer of tokens (JWKS, RFC 7517): fetched, kept, and fetched again in time."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from orchestrator.errors import PipelineUnavailable
+
+logger = logging.getLogger("orchestrator")
+
+KEEP_S = 300.0
+"""How long keys are good without a look whether they are still."""
+AGAIN_S = 15.0
+"""How soon, at least, keys are asked for again: made-up key ids cost the issuer nothing."""
+TRUST_S = 24 * 3600.0
+"""How long keys are used while their issuer can't be reached."""
+FETCH_S = 5.0
+BODY_BYTES = 256 * 1024
+MOST_KEYS = 100
+
+
+class KeySet:
+    """See tokens.Verifiers. ``clock`` gives monotonic seconds."""
+
+    def __init__(
+        self, url: str, algorithm: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._url = url
+        self._algorithm = algorithm
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._keys: dict[str | None, Any] = {}
+        self._fetched_at = float("-inf")
+        self._asked_at = float("-inf")
+
+    def find(self, key_id: str | None) -> Any:
+        """Return a key; the only one there is for a token that names none.
+
+        Raises PipelineUnavailable where no keys are known and their issuer can't be reached.
+        """
+        found = self._lookup(key_id)
+        age = self._clock() - self._fetched_at
+        if found is None or age >= KEEP_S:
+            self._refresh()
+            found = self._lookup(key_id)
+        if self._clock() - self._fetched_at >= TRUST_S:
+            raise PipelineUnavailable(
+                "The keys of the issuer of tokens can't be fetched. Try again in a moment.",
+                retry_after=int(AGAIN_S),
+            )
+        return found
+
+    def _lookup(self, key_id: str | None) -> Any:
+        keys = self._keys
+        if key_id is None and len(keys) == 1:
+            return next(iter(keys.values()))
+        return keys.get(key_id)
+
+    def _refresh(self) -> None:
+        """Fetch the keys, unless somebody has just done so; what fails leaves them as they were."""
+        with self._lock:
+            if self._clock() - self._asked_at < AGAIN_S:
+                return
+            self._asked_at = self._clock()
+            try:
+                self._keys = self._read(self._fetch())
+                self._fetched_at = self._clock()
+            except (HTTPError, OSError, ValueError, RecursionError) as error:
+                logger.warning("the keys of the issuer can't be fetched: %s", type(error).__name__)
+
+    def _fetch(self) -> bytes:
+        timeout = urllib3.Timeout(total=FETCH_S)
+        with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
+            # A redirect would lead to where the settings don't.
+            answer = pool.request("GET", self._url, redirect=False, preload_content=False)
+            try:
+                if answer.status != 200:
+                    raise ValueError(answer.status)
+                body = b""
+                deadline = time.monotonic() + FETCH_S
+                while piece := answer.read1(BODY_BYTES):
+                    body += piece
+                    if len(body) > BODY_BYTES or time.monotonic() > deadline:
+                        raise ValueError("too large, or too slow")
+                return body
+            finally:
+                answer.close()
+
+    def _read(self, body: bytes) -> dict[str | None, Any]:
+        """Return the keys for this algorithm by their ids; others are passed over."""
+        document = json.loads(body)
+        records = document["keys"] if isinstance(document, dict) and "keys" in document else None
+        if not isinstance(records, list) or len(records) > MOST_KEYS:
+            raise ValueError("no list of keys")
+        keys: dict[str | None, Any] = {}
+        for record in records:
+            if isinstance(record, dict) and self._is_meant(record):
+                try:
+                    key = jwt.PyJWK(record, algorithm=self._algorithm).key
+                except jwt.PyJWTError:
+                    continue
+                keys[record.get("kid")] = key
+        if not keys:
+            raise ValueError("no key for signatures")
+        return keys
+
+    def _is_meant(self, record: dict[str, Any]) -> bool:
+        """Whether a key is for signatures of this algorithm, and no secret."""
+        kind = {"RS256": "RSA", "ES256": "EC"}[self._algorithm]
+        return (
+            record.get("kty") == kind
+            and record.get("use", "sig") == "sig"
+            and record.get("alg", self._algorithm) == self._algorithm
+            and isinstance(record.get("kid"), str | None)
+        )

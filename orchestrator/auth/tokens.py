@@ -1,0 +1,144 @@
+"""JSON web tokens: one algorithm, keys that the settings name, and the claims that are needed."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jwt
+
+from orchestrator.caller import Caller, Scope
+
+ALGORITHMS = ("HS256", "RS256", "ES256")
+LEEWAY_S = 30.0
+"""How much clocks may differ."""
+SECRET_LEAST = 32
+"""Bytes: as many as the digest of HS256 has (RFC 7518, 3.2)."""
+TOKEN_MOST = 8 * 1024
+"""Characters."""
+NAME_MOST = 255
+"""Characters of a subject and of a tenant."""
+LAST_MOMENT = 253_402_300_800.0
+"""The end of the year 9999: what a clock can show."""
+
+
+class Refused(Exception):
+    """A token is not accepted. The message is for whoever sent it, and quotes nothing of it."""
+
+
+class Verifiers(Protocol):
+    """Where the keys are that tokens are checked with."""
+
+    def find(self, key_id: str | None) -> Any:
+        """Return the key of that id, or the only one there is. None where there is none."""
+        ...
+
+
+class OneKey:
+    """The same key for all tokens: a secret, or a public key."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    def find(self, key_id: str | None) -> Any:
+        return self._key
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReader:
+    """Makes callers of tokens. ``issuer`` and ``audience`` are checked where they are set."""
+
+    verifiers: Verifiers
+    algorithm: str
+    issuer: str | None
+    audience: str | None
+    tenant_claim: str
+    clock: Callable[[], float]
+
+    def caller(self, token: str) -> Caller:
+        """Return whose token it is. Raises Refused."""
+        if len(token) > TOKEN_MOST:
+            raise Refused(f"The token is longer than {TOKEN_MOST} characters.")
+        claims = self._claims(token, self._key(token))
+        expires_at = self._moments(claims)
+        subject = _name(claims, "sub")
+        tenant = _name(claims, self.tenant_claim)
+        return Caller(tenant, subject, _scopes(claims), expires_at=expires_at)
+
+    def _key(self, token: str) -> Any:
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise Refused("This is neither an API key nor a JSON web token.") from None
+        if header.get("alg") != self.algorithm:
+            raise Refused(f"The token must be signed with {self.algorithm}.")
+        if "crit" in header:
+            raise Refused("The token has critical extensions, and none is understood here.")
+        key_id = header.get("kid")
+        key = self.verifiers.find(key_id if isinstance(key_id, str) else None)
+        if key is None:
+            raise Refused("The token is signed with a key that is not known here.")
+        return key
+
+    def _claims(self, token: str, key: Any) -> dict[str, Any]:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[self.algorithm],
+                issuer=self.issuer,
+                audience=self.audience,
+                leeway=LEEWAY_S,
+                options={
+                    "require": ["exp", "sub"],
+                    "verify_aud": self.audience is not None,
+                    # They are looked at here, by a clock that a test can set, and as numbers only.
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
+            )
+        except jwt.InvalidIssuerError:
+            raise Refused("The token comes from another issuer.") from None
+        except jwt.InvalidAudienceError:
+            raise Refused("The token is meant for another audience.") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise Refused(f"The token lacks the claim {error.claim}.") from None
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            raise Refused("The token's signature does not match, or it is no token.") from None
+        return claims
+
+    def _moments(self, claims: dict[str, Any]) -> float:
+        """Return until when a token is valid, having checked that it is by now."""
+        now = self.clock()
+        if _moment(claims, "exp") + LEEWAY_S <= now:
+            raise Refused("The token has expired. Get a new one.")
+        for claim in ("nbf", "iat"):
+            if claim in claims and _moment(claims, claim) - LEEWAY_S > now:
+                raise Refused(f"The token is not valid yet: its {claim} is in the future.")
+        return _moment(claims, "exp") + LEEWAY_S
+
+
+def _moment(claims: dict[str, Any], claim: str) -> float:
+    value = claims[claim]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 <= value < LAST_MOMENT:
+        raise Refused(f"The token's {claim} must be a time in seconds, as a number.")
+    return float(value)
+
+
+def _name(claims: dict[str, Any], claim: str) -> str:
+    value = claims.get(claim)
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_MOST or not value.isprintable():
+        raise Refused(f"The token's claim {claim} must be a text of 1 to {NAME_MOST} characters.")
+    return value
+
+
+def _scopes(claims: dict[str, Any]) -> frozenset[Scope]:
+    """Return what ``scope`` (RFC 8693) allows; without one, to ask models."""
+    if "scope" not in claims:
+        return frozenset({Scope.INFER})
+    value = claims["scope"]
+    if not isinstance(value, str):
+        raise Refused("The token's scope must be a text, its words separated by spaces.")
+    return frozenset(scope for scope in Scope if scope in value.split(" "))

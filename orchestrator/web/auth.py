@@ -1,0 +1,75 @@
+"""Credentials at the HTTP edge: who asks, and whether they may do this."""
+
+from flask import Blueprint, Flask, Request, Response, g
+
+from orchestrator.auth import tickets
+from orchestrator.auth.entrance import Entrance
+from orchestrator.auth.guard import require
+from orchestrator.auth.tickets import TTL_S
+from orchestrator.caller import ANYONE, Caller, Scope
+from orchestrator.errors import Unauthorized
+from orchestrator.web.context import caller, context
+from orchestrator.web.json_io import json_response
+from orchestrator.web.params import asked
+
+bp = Blueprint("auth", __name__)
+
+OPEN = ("health", "playground", "docs")
+"""Blueprints for everyone: they hold no data. The page asks for a key itself."""
+BY_TOKEN = "rest.stream"
+"""What a browser's EventSource asks for, which can send no headers."""
+SOCKET = "ws.serve"
+"""What a browser's WebSocket asks for: it says who it is in its first message."""
+
+
+def register(app: Flask, entrance: Entrance) -> None:
+    """Ask for credentials at every address but the open ones, those that don't exist included."""
+
+    @app.before_request
+    def _admit() -> None:
+        request = asked()
+        if request.method == "OPTIONS" or request.blueprint in OPEN:
+            return
+        g.caller = who = _caller(request, entrance)
+        if who is not ANYONE:
+            require(who, _scope(request))
+
+    @app.after_request
+    def _say_how(response: Response) -> Response:
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = 'Bearer realm="orchestrator"'
+        return response
+
+
+def _caller(request: Request, entrance: Entrance) -> Caller:
+    authorization = request.headers.get("Authorization")
+    api_key = request.headers.get("X-API-Key")
+    if authorization is None and api_key is None:
+        token = request.args.get("token")
+        if request.endpoint == BY_TOKEN and token is not None:
+            assert request.view_args is not None
+            redeemed = tickets.redeem(entrance.tickets, token, request.view_args["request_id"])
+            entrance.guard.check(redeemed)
+            return redeemed
+        if request.endpoint == SOCKET and "Origin" in request.headers:
+            return ANYONE
+    return entrance.guard.admit(authorization, api_key)
+
+
+def _scope(request: Request) -> Scope:
+    """Return what an address needs; for a socket, each of its messages is looked at as well."""
+    reads = request.method in ("GET", "HEAD") or request.endpoint == "auth.stream_token"
+    return Scope.READ if reads else Scope.INFER
+
+
+@bp.post("/stream-token/<request_id>")
+def stream_token(request_id: str) -> Response:
+    """Answer with a token that opens the stream of a request once."""
+    entrance = context().entrance
+    if entrance is None:
+        raise Unauthorized("No credentials are asked for here: open the stream without a token.")
+    context().service.get(request_id)
+    token = tickets.issue(entrance.tickets, request_id, caller())
+    response = json_response({"token": token, "expires_in": TTL_S})
+    response.headers["Cache-Control"] = "no-store"
+    return response
