@@ -236,7 +236,7 @@ def test_only_what_puts_all_together_names_what_is_behind_a_port() -> None:
                 package = imported.partition(".")[0]
                 behind = package in PORTS and imported not in (package, f"{package}.base")
                 if behind and module not in TOGETHER and not within(module, (package,)):
-                    yield f"{module} imports {imported}: only bootstrap and entrance do, others the port."
+                    yield f"{module} imports {imported}: only {TOGETHER} may, others the port."
 
     offences(named())
 

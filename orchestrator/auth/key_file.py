@@ -119,6 +119,8 @@ class KeyFile:
             return json.loads(path.read_bytes())
         except FileNotFoundError:
             return default
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
