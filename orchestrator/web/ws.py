@@ -40,7 +40,7 @@ MAX_FOLLOWERS = 2 * MAX_IN_FLIGHT
 
 AUTH_S = 5.0
 """How long a page has to say who it is."""
-LOOK_AGAIN_S = 20.0
+LOOK_AGAIN_S = 10.0
 """How often a silent socket is asked whether its caller may still be here."""
 
 logger = logging.getLogger("orchestrator")

@@ -1,0 +1,427 @@
+"""Nobody comes in without credentials that are good: whatever is tried, at every address."""
+
+import base64
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import requests
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from orchestrator.auth.key_file import LOOK_EVERY_S
+from orchestrator.auth.tokens import LEEWAY_S
+from tests.e2e.client import (
+    PATIENCE_S,
+    call,
+    connected,
+    enveloped,
+    exchange,
+    frames,
+    open_stream,
+    request_head,
+    until,
+)
+from tests.fakes.upstream import Upstream, start_upstream
+from tests.served import BUSY, Served, environment, serve
+
+PEPPER = "0123456789abcdef" * 4
+SECRET = "a secret that tokens are signed with"
+ID = "01980000-0000-7000-8000-000000000000"
+JSON = {"Content-Type": "application/json"}
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}",
+)
+ROUTES = (
+    ("POST", "/api/v1/infer"),
+    ("GET", f"/api/v1/status/{ID}"),
+    ("GET", f"/api/v1/result/{ID}"),
+    ("GET", f"/api/v1/stream/{ID}"),
+    ("GET", f"/api/v1/events/{ID}"),
+    ("POST", f"/api/v1/cancel/{ID}"),
+    ("POST", f"/api/v1/stream-token/{ID}"),
+    ("GET", "/api/v1/requests"),
+    ("DELETE", f"/api/v1/requests/{ID}"),
+    ("GET", "/api/v1/sessions"),
+    ("GET", "/api/v1/sessions/some"),
+    ("DELETE", "/api/v1/sessions/some"),
+    ("GET", "/api/v1/models"),
+    ("GET", "/api/v1/openapi.json"),
+    ("GET", "/api/v1/ws"),
+    ("GET", "/nowhere"),
+)
+
+
+class Keys:
+    """`orchestrator keys`, as one types it."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        self.environ = {
+            "ORCHESTRATOR_API_KEYS_FILE": str(folder / "keys.json"),
+            "ORCHESTRATOR_KEY_PEPPER": PEPPER,
+        } | environ
+
+    def __call__(self, *arguments: str, ok: bool = True) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", "keys", *arguments],
+            env=environment(**self.environ),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode == 0) is ok, done.stderr
+        return done.stdout if ok else done.stderr
+
+    def create(self, *arguments: str, tenant: str = "acme") -> str:
+        return self("create", "--tenant", tenant, *arguments).strip()
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with start_upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return Keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def good(keys: Keys) -> str:
+    return keys.create()
+
+
+@pytest.fixture(scope="module")
+def server(keys: Keys, good: str, upstream: Upstream) -> Iterator[Served]:
+    """Takes keys of a file, and tokens signed with SECRET."""
+    with serve(
+        **keys.environ,
+        ORCHESTRATOR_JWT_SECRET=SECRET,
+        ORCHESTRATOR_JWT_ISSUER="issuer",
+        ORCHESTRATOR_JWT_AUDIENCE="audience",
+        ORCHESTRATOR_BACKEND="openai",
+        ORCHESTRATOR_MODEL="fake",
+        OPENAI_BASE_URL=upstream.url,
+    ) as running:
+        yield running
+
+
+def token(secret: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    now = int(time.time())
+    given = {"sub": "alice", "exp": now + 300, "iss": "issuer", "aud": "audience"} | claims
+    given = {name: value for name, value in given.items() if value is not None}
+    return jwt.encode(given, secret, algorithm)
+
+
+def confused() -> str:
+    """A token signed with a public key, as if that were the secret."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = key.public_bytes(serialization.Encoding.PEM, form)
+    head, body, _ = token().split(".")
+    made = hmac.new(pem, f"{head}.{body}".encode(), hashlib.sha256).digest()
+    return f"{head}.{body}.{base64.urlsafe_b64encode(made).rstrip(b'=').decode()}"
+
+
+def attempts(good: str, revoked: str, expired: str) -> dict[str, tuple[str, ...]]:
+    """Headers that are no good credentials, by what is wrong with them."""
+    unsigned = ".".join([*token().split(".")[:2], ""])
+    tokens = {
+        "alg none": jwt.encode({"sub": "a", "exp": time.time() + 60}, "", "none"),
+        "another secret": token("x" * 32),
+        "confusion of algorithms": confused(),
+        "stripped signature": unsigned,
+        "no exp": token(exp=None),
+        "past exp": token(exp=int(time.time() - LEEWAY_S - 60)),
+        "future nbf": token(nbf=int(time.time() + LEEWAY_S + 60)),
+        "wrong issuer": token(iss="another"),
+        "wrong audience": token(aud="another"),
+        "HS512": token("y" * 64, "HS512"),
+    }
+    keys = {
+        "empty key": "X-API-Key:",
+        "blank key": "X-API-Key:   ",
+        "unknown key": f"X-API-Key: ok_{'0' * 16}.{'A' * 43}",
+        "revoked": f"X-API-Key: {revoked}",
+        "expired": f"X-API-Key: {expired}",
+        "prefix": f"X-API-Key: {good[:-1]}",
+        "id alone": f"X-API-Key: {good.partition('.')[0]}",
+        "not ASCII": f"X-API-Key: {good[:-1]}é",
+        "long key": f"X-API-Key: {'A' * 6000}",
+        "list": f"X-API-Key: {good}, {good}",
+        "Bearer alone": "Authorization: Bearer",
+        "wrong scheme": f"Authorization: Basic {good}",
+        "no scheme": f"Authorization: {good}",
+        "another name": f"X-Key: {good}",
+        "underscore": f"X_API_Key: {good}",
+        "cookie": f"Cookie: X-API-Key={good}; token={good}",
+        "forwarded": f"X-Forwarded-Authorization: Bearer {good}",
+        "from this machine": "X-Forwarded-For: 127.0.0.1",
+        "another address": "X-Original-URL: /health",
+        "rewritten": "X-Rewrite-URL: /health",
+        "another method": "X-HTTP-Method-Override: OPTIONS",
+    }
+    found = {name: (line,) for name, line in keys.items()}
+    found |= {name: (f"Authorization: Bearer {text}",) for name, text in tokens.items()}
+    found["nothing"] = ()
+    found["twice"] = (f"X-API-Key: {good}", f"X-API-Key: {good}")
+    found["both"] = (f"X-API-Key: {good}", f"Authorization: Bearer {good}")
+    return found
+
+
+def test_whatever_is_tried_nobody_comes_in(
+    server: Served, keys: Keys, good: str, upstream: Upstream
+) -> None:
+    revoked, expired = keys.create(), keys.create("--expires", "1m")
+    keys("revoke", revoked)
+    path = Path(keys.environ["ORCHESTRATOR_API_KEYS_FILE"])
+    record = json.loads(path.read_text())
+    record["keys"][-1]["expires_at"] = time.time() - 1
+    path.write_text(json.dumps(record))
+    until(lambda: _status(server, "GET", "/api/v1/models", f"X-API-Key: {revoked}") == 401)
+    came_in = []
+    for name, lines in attempts(good, revoked, expired).items():
+        for method, route in ROUTES:
+            for address in _spellings(route):
+                upgrade = UPGRADE if route.endswith("/ws") else ()
+                got = _status(server, method, address, *lines, *upgrade)
+                if got not in (401, 403):
+                    came_in.append(f"{name}: {method} {address}: {got}")
+    assert not came_in
+    assert upstream.seen("who goes there")["calls"] == 0
+    assert _status(server, "GET", "/api/v1/models", f"X-API-Key: {good}") == 200
+
+
+def _spellings(route: str) -> Iterator[str]:
+    yield route
+    if route in ("/api/v1/infer", f"/api/v1/status/{ID}", "/api/v1/ws"):
+        yield f"{route}/"
+        yield f"/{route}"
+        yield route.replace("/v1/", "//v1/")
+        yield route.replace("/v1/", "/%76%31/")
+        yield route.replace("/v1/", "/v1/%2e/")
+        yield f"/health/..{route}"
+        yield f"/health/%2e%2e{route}"
+
+
+def _status(server: Served, method: str, address: str, *lines: str) -> int:
+    body = b'{"prompt": "who goes there"}'
+    head = (
+        f"{method} {address} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body) if method == 'POST' else 0}\r\nConnection: close\r\n"
+    )
+    if any(line.startswith("Upgrade") for line in lines):
+        head = head.replace("Connection: close\r\n", "")
+    text = head + "".join(f"{line}\r\n" for line in lines) + "\r\n"
+    answer = exchange(server, text.encode() + (body if method == "POST" else b""))
+    return answer.status
+
+
+@pytest.mark.parametrize("value", [b"a\x00b", b"A" * 1_000_000])
+def test_what_is_no_header_is_refused_by_the_server(server: Served, value: bytes) -> None:
+    data = b"GET /api/v1/models HTTP/1.1\r\nHost: x\r\nX-API-Key: " + value + b"\r\n\r\n"
+    assert exchange(server, data).status in (400, 401, 431)
+
+
+@pytest.mark.parametrize("query", ["api_key", "key", "token", "access_token", "X-API-Key"])
+def test_a_key_in_the_query_opens_nothing(server: Served, good: str, query: str) -> None:
+    for path in ("/models", f"/status/{ID}", f"/stream/{ID}", "/requests"):
+        assert call(server, "GET", f"{path}?{query}={good}").status_code == 401
+
+
+def test_an_error_says_what_to_do(server: Served) -> None:
+    answer = call(server, "GET", "/models")
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert "X-API-Key" in enveloped(answer.json(), "UNAUTHORIZED")["message"]
+
+
+@pytest.mark.parametrize("spelling", ["..", "%2e%2e", "..%2f..", "%2e%2e%2f%2e%2e"])
+def test_no_way_leads_out_of_what_is_open(server: Served, spelling: str) -> None:
+    for route in ("/api/v1/models", "/keys.json", "/app.py"):
+        assert _status(server, "GET", f"/static/{spelling}{route}") in (401, 404)
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/", "/docs"])
+def test_some_addresses_are_for_everyone(server: Served, path: str) -> None:
+    assert requests.get(f"{server.url}{path}", timeout=PATIENCE_S).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["X-API-Key", "Bearer", "JWT"])
+def test_good_credentials_open_every_door(server: Served, good: str, kind: str) -> None:
+    headers = {
+        "X-API-Key": {"X-API-Key": good},
+        "Bearer": {"Authorization": f"Bearer {good}"},
+        "JWT": {"Authorization": f"Bearer {token()}"},
+    }[kind]
+    answer = call(server, "POST", "/infer", json={"prompt": "hello"}, headers=headers)
+    request_id = answer.json()["request_id"]
+    done = call(server, "GET", f"/result/{request_id}?wait=15", headers=headers)
+    assert done.json()["result"] == "hello"
+    with open_stream(server, f"/stream/{request_id}", headers=headers) as opened:
+        assert list(frames(opened))[-1].event == "complete"
+    with connected(server, header=headers) as socket:
+        socket.submit("hello again", stream=True)
+        assert socket.until("result")[-1]["result"] == "hello again"
+
+
+def test_a_key_that_may_only_read_asks_nothing(server: Served, keys: Keys, good: str) -> None:
+    reader = {"X-API-Key": keys.create("--scope", "read")}
+    until(lambda: call(server, "GET", "/models", headers=reader).status_code == 200)
+    for method, path in (("POST", "/infer"), ("POST", f"/cancel/{ID}"), ("DELETE", "/sessions/a")):
+        answer = call(server, method, path, json={"prompt": "x"}, headers=reader)
+        assert answer.status_code == 403
+        enveloped(answer.json(), "FORBIDDEN")
+    with connected(server, header=reader) as socket:
+        for frame in ({"prompt": "x"}, {"type": "cancel", "request_id": ID}):
+            socket.send(frame)
+            assert socket.receive()["code"] == "FORBIDDEN"
+        socket.send({"type": "ping"})
+        assert socket.receive() == {"type": "pong"}
+
+
+# Pages: they can send no headers where they stream
+
+
+def test_a_stream_token_opens_one_stream_once(server: Served, good: str) -> None:
+    headers = {"X-API-Key": good}
+    ids = [
+        call(server, "POST", "/infer", json={"prompt": "x"}, headers=headers).json()["request_id"]
+        for _ in range(2)
+    ]
+
+    def issue(request_id: str) -> str:
+        answer = call(server, "POST", f"/stream-token/{request_id}", headers=headers)
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.json()["expires_in"] <= 60
+        return str(answer.json()["token"])
+
+    given = issue(ids[0])
+    for path in ("status", "result", "events"):
+        assert call(server, "GET", f"/{path}/{ids[0]}?token={given}").status_code == 401
+    with open_stream(server, f"/stream/{ids[0]}?token={given}") as opened:
+        assert list(frames(opened))[-1].event == "complete"
+    assert call(server, "GET", f"/stream/{ids[0]}?token={given}").status_code == 401
+    assert call(server, "GET", f"/stream/{ids[1]}?token={issue(ids[0])}").status_code == 401
+    unknown = call(server, "POST", f"/stream-token/{ID}", headers=headers)
+    assert unknown.status_code == 404
+    assert given not in server.log
+
+
+def test_a_page_says_who_it_is_in_its_first_message(server: Served, good: str) -> None:
+    for credentials in (good, token()):
+        with connected(server, origin=server.url) as socket:
+            socket.send({"type": "auth", "token": credentials, "ref": 1})
+            assert socket.receive() == {"type": "welcome", "ref": 1}
+            socket.submit("hello")
+            assert socket.until("result")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"prompt": "let me in"},
+        {"type": "auth", "token": "wrong"},
+        {"type": "auth", "token": ""},
+        {"type": "auth"},
+        {"type": "ping"},
+        {"type": "subscribe", "request_id": ID},
+        "no JSON",
+    ],
+)
+def test_a_page_that_does_not_say_so_is_sent_away(
+    server: Served, upstream: Upstream, first: dict[str, str] | str
+) -> None:
+    with connected(server, origin=server.url) as socket:
+        socket.send(first)
+        socket.send({"prompt": "let me in"})
+        assert socket.close_code() == 1008
+    assert upstream.seen("let me in")["calls"] == 0
+
+
+def test_a_page_that_says_nothing_is_sent_away_in_time(server: Served) -> None:
+    with connected(server, origin=server.url) as socket:
+        began = time.monotonic()
+        assert socket.close_code() == 1008
+        assert time.monotonic() - began < BUSY * 6
+
+
+def test_no_other_page_gets_as_far_as_that(server: Served) -> None:
+    answer = exchange(
+        server, request_head("GET", "/api/v1/ws", *UPGRADE, "Origin: https://other.example")
+    )
+    assert answer.status == 403
+
+
+# Afterwards
+
+
+def test_what_a_revoked_key_has_opened_ends(keys: Keys, good: str, tmp_path: Path) -> None:
+    key = keys.create()
+    headers = {"X-API-Key": key}
+    with serve(**keys.environ, ORCHESTRATOR_ECHO_DELAY_S="0.2") as slow:
+        body = {"prompt": "word " * 2000, "stream": True}
+        answer = call(slow, "POST", "/infer", json=body, headers=headers)
+        request_id = answer.json()["request_id"]
+        with (
+            open_stream(slow, f"/stream/{request_id}", headers=headers) as stream,
+            connected(slow, header=headers) as socket,
+        ):
+            socket.send({"type": "subscribe", "request_id": request_id})
+            socket.receive()
+            keys("revoke", key)
+            began = time.monotonic()
+            assert not [frame for frame in frames(stream) if frame.event == "complete"]
+            assert time.monotonic() - began < BUSY * (LOOK_EVERY_S + 5)
+            assert socket.close_code() == 1008
+            assert time.monotonic() - began < 60
+        assert call(slow, "GET", f"/status/{request_id}", headers=headers).status_code == 401
+        # What was asked goes on: it was asked while the key was good.
+        other = call(slow, "GET", f"/status/{request_id}", headers={"X-API-Key": good})
+        assert other.json()["status"] == "processing"
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    assert "no keys yet" in keys("list")
+    key = keys.create("--scope", "read", "--scope", "infer", "--rate", "5/hour", tenant="a-b")
+    key_id = key.partition(".")[0]
+    listed = keys("list")
+    assert key_id in listed
+    assert key.partition(".")[2] not in listed
+    assert "infer,read" in listed
+    assert "no key with the id" in keys("revoke", "nobody", ok=False)
+    assert "letters" in keys("create", "--tenant", "a b", ok=False)
+    assert "600/minute" in keys("create", "--tenant", "a", "--rate", "many", ok=False)
+    assert "90d" in keys("create", "--tenant", "a", "--expires", "soon", ok=False)
+    keys.environ["ORCHESTRATOR_KEY_PEPPER"] = ""
+    assert "openssl rand -hex 32" in keys("create", "--tenant", "a", ok=False)
+    keys.environ["ORCHESTRATOR_API_KEYS_FILE"] = ""
+    assert "ORCHESTRATOR_API_KEYS_FILE" in keys("list", ok=False)
+
+
+def test_with_redis_keys_and_stream_tokens_are_the_same_everywhere(
+    redis: Any, tmp_path: Path
+) -> None:
+    keys = Keys(tmp_path, ORCHESTRATOR_API_KEYS_FILE="redis", REDIS_URL=redis.url)
+    key = keys.create()
+    headers = {"X-API-Key": key}
+    with serve(**keys.environ) as one, serve(**keys.environ) as two:
+        for web in (one, two):
+            assert call(web, "GET", "/models", headers=headers).status_code == 200
+        assert "never" not in keys("list")
+        keys("revoke", key)
+        until(lambda: call(one, "GET", "/models", headers=headers).status_code == 401, 30)
+        until(lambda: call(two, "GET", "/models", headers=headers).status_code == 401, 30)
