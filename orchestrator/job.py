@@ -62,7 +62,7 @@ class Reuse(StrEnum):
 
 
 class GenerateRequest(NamedTuple):
-    """What a client asked for, validated. Times are in seconds.
+    """What a client asked for, validated, and whose it is. Times are in seconds.
 
     A tuple, like Job: a frozen dataclass of as many fields takes ten times as long to make.
     """
@@ -83,6 +83,30 @@ class GenerateRequest(NamedTuple):
     seed: int | None = None
     on_busy: OnBusy = OnBusy.ENQUEUE
     reuse: Reuse = Reuse.ALLOWED
+    tenant: str = ""
+
+    @property
+    def session(self) -> str:
+        """The name of its session among those of all tenants."""
+        return session_of(self.tenant, self.session_id)
+
+
+def session_of(tenant: str, session_id: str) -> str:
+    """Return the name that a tenant's session has among those of all tenants.
+
+    Session ids have no slash: what is before the last one is the tenant.
+    """
+    return f"{tenant}/{session_id}" if tenant else session_id
+
+
+def tenant_of(session: str) -> str:
+    """Return whose session it is, by its name."""
+    return session.rpartition("/")[0]
+
+
+def session_id_of(session: str) -> str:
+    """Return what its tenant calls a session."""
+    return session.rpartition("/")[2]
 
 
 class IllegalMove(Exception):

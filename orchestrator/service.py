@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from orchestrator.dispatch.base import Dispatcher
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, ShuttingDown
 from orchestrator.events import Failed
 from orchestrator.ids import new_id
-from orchestrator.job import GenerateRequest, Job, Status
+from orchestrator.job import GenerateRequest, Job, Status, session_of
 from orchestrator.routing.base import Route
 from orchestrator.session import History, Message, Session
 from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Store, Submission
@@ -48,6 +48,9 @@ class Model:
 
 class Service:
     """The rules, over a store and a dispatcher.
+
+    Whoever asks names its tenant, and sees nothing of another's. Who forgets to sees nothing but
+    what is nobody's.
 
     ``close`` ends what answers in this process, once nothing runs any more.
     """
@@ -85,12 +88,19 @@ class Service:
         self._dispatcher.check()
 
     def submit(
-        self, request: GenerateRequest, idempotency: Idempotency | None = None
+        self,
+        request: GenerateRequest,
+        idempotency: Idempotency | None = None,
+        tenant: str = "",
     ) -> Submission:
         """Accept a request; it runs whether or not anyone waits.
 
         Raises PipelineUnavailable, SessionBusy, IdempotencyKeyReused.
         """
+        if tenant:
+            request = request._replace(tenant=tenant)
+            if idempotency:
+                idempotency = replace(idempotency, key=f"{tenant} {idempotency.key}")
         try:
             self._check(request)
         except PipelineUnavailable:
@@ -112,13 +122,13 @@ class Service:
         """Whether answers of a model are kept."""
         return model in self._models and self._models[model].recall is not None
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, tenant: str = "") -> Job:
         """Return a request. Raises NotFound, ResultExpired."""
-        return self._store.get(job_id)
+        return self._own(self._store.get(job_id), tenant)
 
-    def wait(self, job_id: str, timeout: float) -> Job:
+    def wait(self, job_id: str, timeout: float, tenant: str = "") -> Job:
         """Return a request once it has ended, or as it is after ``timeout`` seconds."""
-        return self._store.wait(job_id, timeout)
+        return self._own(self._store.wait(job_id, timeout), tenant)
 
     def queue_position(self, job: Job) -> int | None:
         """Return how many requests are ahead of a pending one; None for any other."""
@@ -126,24 +136,36 @@ class Service:
             return None
         return self._store.line_position(job.id) or self._dispatcher.position(job)
 
-    def cancel(self, job_id: str) -> Change:
+    def cancel(self, job_id: str, tenant: str = "") -> Change:
         """Cancel: a pending request ends at once, a running one as soon as it can be stopped."""
+        self.get(job_id, tenant)
         change = self._store.cancel(job_id)
         if change.changed:
             self._dispatcher.cancel(job_id)
             self._dispatch(change.ready)
         return change
 
-    def read(self, job_id: str, after: int, limit: int = BATCH, timeout: float = 0.0) -> LogPage:
+    def read(
+        self,
+        job_id: str,
+        after: int,
+        limit: int = BATCH,
+        timeout: float = 0.0,
+        tenant: str = "",
+    ) -> LogPage:
         """Return events after a cursor, waiting up to ``timeout`` seconds for the first."""
-        return self._store.read(job_id, after, limit, timeout)
+        page = self._store.read(job_id, after, limit, timeout)
+        self._own(page.job, tenant)
+        return page
 
-    def resume_point(self, job_id: str, after: int) -> int:
+    def resume_point(self, job_id: str, after: int, tenant: str = "") -> int:
         """Return a client's cursor, or START where it is ahead of a log that still grows."""
-        page = self._store.read(job_id, after - 1, limit=1)
+        page = self.read(job_id, after - 1, limit=1, tenant=tenant)
         return after if page.events or page.job.status.is_terminal else START
 
-    def follow(self, job_id: str, after: int, pause: float) -> Iterator[LogPage | None]:
+    def follow(
+        self, job_id: str, after: int, pause: float, tenant: str = ""
+    ) -> Iterator[LogPage | None]:
         """Yield pages of events after a cursor; the last one is complete.
 
         None says that ``pause`` seconds passed with nothing to tell: a store that is out of reach
@@ -152,6 +174,8 @@ class Service:
         while True:
             read = partial(self._store.read, job_id, after, BATCH)
             page = _patiently(read, pause)
+            if page:
+                self._own(page.job, tenant)
             if page is None or not (page.events or page.complete):
                 yield None
                 continue
@@ -161,11 +185,11 @@ class Service:
             if page.complete:
                 return
 
-    def await_end(self, job_id: str, pause: float) -> Iterator[Job | None]:
+    def await_end(self, job_id: str, pause: float, tenant: str = "") -> Iterator[Job | None]:
         """Yield the request once it has ended, and None for every ``pause`` until then."""
         while True:
             job = _patiently(partial(self._store.wait, job_id), pause)
-            if job and job.status.is_terminal:
+            if job and self._own(job, tenant) and job.status.is_terminal:
                 yield job
                 return
             yield None
@@ -176,25 +200,30 @@ class Service:
         session_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        tenant: str = "",
     ) -> Listing[Job]:
-        """List requests, newest first."""
-        return self._store.jobs(status, session_id, limit, cursor)
+        """List a tenant's requests, newest first."""
+        session = session_of(tenant, session_id) if session_id else None
+        return self._store.jobs(status, session, limit, cursor, tenant)
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, tenant: str = "") -> None:
         """Forget an ended request. Raises InProgress for a live one."""
+        self.get(job_id, tenant)
         self._store.delete(job_id)
 
-    def session(self, session_id: str) -> Session:
+    def session(self, session_id: str, tenant: str = "") -> Session:
         """Return a session with its messages. Raises NotFound."""
-        return self._store.session(session_id)
+        return self._store.session(session_of(tenant, session_id))
 
-    def sessions(self, limit: int = 50, cursor: str | None = None) -> Listing[Session]:
-        """List sessions, last used first."""
-        return self._store.sessions(limit, cursor)
+    def sessions(
+        self, limit: int = 50, cursor: str | None = None, tenant: str = ""
+    ) -> Listing[Session]:
+        """List a tenant's sessions, last used first."""
+        return self._store.sessions(limit, cursor, tenant)
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session_id: str, tenant: str = "") -> None:
         """Forget a session's conversation. Raises NotFound, InProgress."""
-        self._store.delete_session(session_id)
+        self._store.delete_session(session_of(tenant, session_id))
 
     def drain(self, timeout: float) -> bool:
         """Take nothing new, let live requests end for ``timeout`` seconds, then end the rest.
@@ -217,6 +246,12 @@ class Service:
         self._close()
         return had_some
 
+    def _own(self, job: Job, tenant: str) -> Job:
+        """Return a tenant's request; another's is as absent as one that never was."""
+        if job.request.tenant != tenant:
+            raise self._store.absent(job.id)
+        return job
+
     def _check(self, request: GenerateRequest) -> None:
         """Raise PipelineUnavailable where nothing new is taken: while the server stops, or while
         nothing answers for the model and no answer is kept.
@@ -235,7 +270,7 @@ class Service:
         if model is None or model.recall is None:
             return None
         try:
-            history = self._store.session(request.session_id).history
+            history = self._store.session(request.session).history
         except NotFound:
             history = History()
         except PipelineUnavailable:

@@ -49,9 +49,12 @@ class History(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session at one moment. Times are seconds since the epoch."""
+    """A session at one moment. Times are seconds since the epoch.
 
-    id: str
+    ``name`` is unlike those of all others: see GenerateRequest.session.
+    """
+
+    name: str
     created_at: float
     last_used_at: float
     history: History

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from orchestrator.job import Job, Status
+from orchestrator.job import Job, Status, session_id_of
 from orchestrator.session import Session
 from orchestrator.strict_json import Json
 
@@ -72,7 +72,7 @@ def _milliseconds(begin: float | None, end: float | None) -> int | None:
 def session_view(session: Session) -> Json:
     """Return a session without its messages."""
     return {
-        "session_id": session.id,
+        "session_id": session_id_of(session.name),
         "messages_count": len(session.history.messages),
         "active_requests": session.active,
         "created_at": timestamp(session.created_at),

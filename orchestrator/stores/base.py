@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.events import Event, FinishReason, Terminal, Usage
 from orchestrator.job import Job, Status
 from orchestrator.session import History, Session
@@ -37,7 +38,7 @@ class Submission(NamedTuple):
     """
 
     request_id: str
-    session_id: str
+    session: str
     ready: tuple[Job, ...] = ()
     interrupted: tuple[str, ...] = ()
     replayed: bool = False
@@ -131,6 +132,10 @@ class Store(Protocol):
         """Return the job as it now is."""
         ...
 
+    def absent(self, job_id: str) -> NotFound | ResultExpired:
+        """Return the error that an id which is not there would raise."""
+        ...
+
     def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
         """Return events with a seq greater than ``after``.
 
@@ -150,24 +155,32 @@ class Store(Protocol):
         ...
 
     def jobs(
-        self, status: Status | None, session_id: str | None, limit: int, cursor: str | None
+        self,
+        status: Status | None,
+        session: str | None,
+        limit: int,
+        cursor: str | None,
+        tenant: str = "",
     ) -> Listing[Job]:
-        """List jobs, newest first. A page may be short, even empty, and still have a cursor."""
+        """List a tenant's jobs, newest first.
+
+        A page may be short, even empty, and still have a cursor.
+        """
         ...
 
     def delete(self, job_id: str) -> None:
         """Forget an ended job. Raises InProgress for a live one."""
         ...
 
-    def session(self, session_id: str) -> Session:
-        """Return a session."""
+    def session(self, session: str) -> Session:
+        """Return a session by its name."""
         ...
 
-    def sessions(self, limit: int, cursor: str | None) -> Listing[Session]:
-        """List sessions, last used first."""
+    def sessions(self, limit: int, cursor: str | None, tenant: str = "") -> Listing[Session]:
+        """List a tenant's sessions, last used first."""
         ...
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session: str) -> None:
         """Forget a session's conversation. Raises InProgress while it has live requests."""
         ...
 

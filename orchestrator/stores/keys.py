@@ -17,7 +17,7 @@ class Key:
 
     fingerprint: bytes
     request_id: str
-    session_id: str
+    session: str
     expires_at: float
 
 
@@ -40,12 +40,10 @@ class Keys:
             raise refusals.reused(earlier.request_id)
         return earlier
 
-    def add(self, idempotency: Idempotency, request_id: str, session_id: str) -> None:
+    def add(self, idempotency: Idempotency, request_id: str, session: str) -> None:
         """Keep a new key for 24 hours."""
         expires_at = self._clock() + IDEMPOTENCY_S
-        self._keys[idempotency.key] = Key(
-            idempotency.fingerprint, request_id, session_id, expires_at
-        )
+        self._keys[idempotency.key] = Key(idempotency.fingerprint, request_id, session, expires_at)
         self.size += key_bytes(idempotency.key)
 
     def drop_expired(self) -> None:

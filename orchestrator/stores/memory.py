@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.errors import PipelineUnavailable
+from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Cancelled, Event, Started, Terminal
 from orchestrator.ids import created_at
 from orchestrator.job import GenerateRequest, Job, OnBusy, Status
@@ -70,7 +70,7 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
-        self._order = OrderedIds()
+        self._orders: dict[str, OrderedIds] = {}
         self._pending: dict[str, _Entry] = {}
         self._running: dict[str, _Entry] = {}
         self._ended: deque[str] = deque()
@@ -92,16 +92,16 @@ class MemoryStore:
             if idempotency and (replayed := self._replay(idempotency)):
                 return replayed
             if request.on_busy is OnBusy.REJECT:
-                self._check_idle(request.session_id)
-            self._sessions.touch(request.session_id)
+                self._check_idle(request.session)
+            self._sessions.touch(request.session)
             self._admit(job, idempotency)
             if idempotency:
-                self._keys.add(idempotency, job.id, request.session_id)
+                self._keys.add(idempotency, job.id, request.session)
             interrupted: tuple[str, ...] = ()
             if request.on_busy is OnBusy.INTERRUPT:
-                interrupted = self._interrupt(request.session_id)
+                interrupted = self._interrupt(request.session)
             ready = (job,) if self._sessions.enter(job) else ()
-            return Submission(job.id, request.session_id, ready, interrupted)
+            return Submission(job.id, request.session, ready, interrupted)
 
     def replay(self, idempotency: Idempotency) -> Submission | None:
         with self._lock:
@@ -116,7 +116,7 @@ class MemoryStore:
             started = Started(backend)
             entry.job = entry.job.apply(started, self._clock())
             self._log(entry, started)
-            return entry.job, self._sessions.history(entry.job.request.session_id)
+            return entry.job, self._sessions.history(entry.job.request.session)
 
     def append(self, job_id: str, event: Event, run: int = 1) -> bool:
         with self._lock:
@@ -165,15 +165,22 @@ class MemoryStore:
                 raise refusals.live(job_id, entry.job.status)
             self._drop(job_id)
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session: str) -> None:
         with self._lock:
-            self._sessions.delete(session_id)
+            self._sessions.delete(session)
 
     # Views
 
     def get(self, job_id: str) -> Job:
         # One look, which needs no lock: an entry's job is always whole.
         return self._entry(job_id).job
+
+    def absent(self, job_id: str) -> NotFound | ResultExpired:
+        made_at = created_at(job_id)
+        old = max(self._clock() - self._retention_s, self._evicted_until)
+        if made_at is not None and made_at <= old:
+            return refusals.expired(job_id, self._retention_s)
+        return refusals.unknown(job_id)
 
     def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
         with self._lock:
@@ -200,32 +207,38 @@ class MemoryStore:
             return self._sessions.ahead(entry.job) if entry else 0
 
     def jobs(
-        self, status: Status | None, session_id: str | None, limit: int, cursor: str | None
+        self,
+        status: Status | None,
+        session: str | None,
+        limit: int,
+        cursor: str | None,
+        tenant: str = "",
     ) -> Listing[Job]:
         found: list[Job] = []
         with self._lock:
             seen: str | None = None
-            for seen in islice(self._order.before(cursor or None), SCAN_LIMIT):
+            order = self._orders.get(tenant) or OrderedIds()
+            for seen in islice(order.before(cursor or None), SCAN_LIMIT):
                 entry = self._entries[seen]
                 if self._is_expired(entry):
                     continue
                 if status and entry.job.status is not status:
                     continue
-                if session_id and entry.job.request.session_id != session_id:
+                if session and entry.job.request.session != session:
                     continue
                 found.append(entry.job)
                 if len(found) == limit:
                     break
-            more = seen is not None and any(self._order.before(seen))
+            more = seen is not None and any(order.before(seen))
         return Listing(found, seen if more else None)
 
-    def session(self, session_id: str) -> Session:
+    def session(self, session: str) -> Session:
         with self._lock:
-            return self._sessions.view(session_id)
+            return self._sessions.view(session)
 
-    def sessions(self, limit: int, cursor: str | None) -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, tenant: str = "") -> Listing[Session]:
         with self._lock:
-            return self._sessions.page(limit, cursor)
+            return self._sessions.page(limit, cursor, tenant)
 
     def live(self) -> Sequence[Job]:
         with self._lock:
@@ -237,17 +250,13 @@ class MemoryStore:
         earlier = self._keys.find(idempotency)
         if earlier is None:
             return None
-        return Submission(earlier.request_id, earlier.session_id, replayed=True)
+        return Submission(earlier.request_id, earlier.session, replayed=True)
 
     def _entry(self, job_id: str) -> _Entry:
         entry = self._entries.get(job_id)
         if entry and not self._is_expired(entry):
             return entry
-        made_at = created_at(job_id)
-        old = max(self._clock() - self._retention_s, self._evicted_until)
-        if entry or (made_at is not None and made_at <= old):
-            raise refusals.expired(job_id, self._retention_s)
-        raise refusals.unknown(job_id)
+        raise refusals.expired(job_id, self._retention_s) if entry else self.absent(job_id)
 
     def _going_on(self, job_id: str, run: int) -> _Entry | None:
         entry = self._running.get(job_id)
@@ -258,10 +267,10 @@ class MemoryStore:
     def _is_expired(self, entry: _Entry) -> bool:
         return entry.job.expires_at is not None and entry.job.expires_at <= self._clock()
 
-    def _check_idle(self, session_id: str) -> None:
-        active = self._sessions.active(session_id)
+    def _check_idle(self, session: str) -> None:
+        active = self._sessions.active(session)
         if active:
-            raise refusals.busy(session_id, active[0])
+            raise refusals.busy(session, active[0])
 
     def _admit(self, job: Job, idempotency: Idempotency | None) -> None:
         if len(self._pending) >= self._queue_limit:
@@ -271,10 +280,10 @@ class MemoryStore:
         self._make_room(size + key_size + SESSION_BYTES)
         self._entries[job.id] = self._pending[job.id] = _Entry(job, size)
         self._size += size
-        self._order.add(job.id)
+        self._orders.setdefault(job.request.tenant, OrderedIds()).add(job.id)
 
-    def _interrupt(self, session_id: str) -> tuple[str, ...]:
-        interrupted = self._sessions.active(session_id)
+    def _interrupt(self, session: str) -> tuple[str, ...]:
+        interrupted = self._sessions.active(session)
         for job_id in interrupted:
             self._cancel(self._entries[job_id])
         return interrupted
@@ -353,7 +362,10 @@ class MemoryStore:
     def _drop(self, job_id: str) -> None:
         entry = self._entries.pop(job_id, None)
         if entry:
-            self._order.remove(job_id)
+            tenant = entry.job.request.tenant
+            self._orders[tenant].remove(job_id)
+            if not self._orders[tenant]:
+                del self._orders[tenant]
             self._size -= entry.size
         if len(self._ended) > 2 * len(self._entries) + 1000:
             self._ended = deque(kept for kept in self._ended if kept in self._entries)
@@ -361,6 +373,8 @@ class MemoryStore:
 
 def _request_bytes(request: GenerateRequest) -> int:
     size = sum(map(sys.getsizeof, (request.prompt, request.system, *request.stop)))
+    if request.tenant:
+        size += 2 * sys.getsizeof(request.session)
     for name, value in request.metadata.items():
         size += sys.getsizeof(name) + sys.getsizeof(value) + 50
     return size

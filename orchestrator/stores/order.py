@@ -14,6 +14,9 @@ class OrderedIds:
         # What a piece began with: no id in it is less, none in the piece before is greater.
         self._begins: list[str] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
     def add(self, new: str) -> None:
         """Add an id that is not here yet."""
         if not self._pieces or (len(self._pieces[-1]) >= PIECE and new > self._pieces[-1][-1]):

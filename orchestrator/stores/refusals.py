@@ -10,7 +10,7 @@ from orchestrator.errors import (
     SessionBusy,
 )
 from orchestrator.events import Failed
-from orchestrator.job import GenerateRequest, Status
+from orchestrator.job import GenerateRequest, Status, session_id_of
 
 
 def expired(job_id: str, retention_s: float) -> ResultExpired:
@@ -26,10 +26,10 @@ def unknown(job_id: str) -> NotFound:
     return NotFound(f"There is no request {job_id!r}. Use the request_id that a submit gave.")
 
 
-def unknown_session(session_id: str, retention_s: float) -> NotFound:
+def unknown_session(session: str, retention_s: float) -> NotFound:
     """Return the error for a session that is not there."""
     return NotFound(
-        f"There is no session {session_id!r}. Sessions are kept for "
+        f"There is no session {session_id_of(session)!r}. Sessions are kept for "
         f"{retention_s:g} seconds after their last use."
     )
 
@@ -39,17 +39,18 @@ def live(job_id: str, status: Status | str) -> InProgress:
     return InProgress(f"Request {job_id} is {status}. Cancel it first, or wait for its end.")
 
 
-def live_session(session_id: str, running: str) -> InProgress:
+def live_session(session: str, running: str) -> InProgress:
     """Return the error for a session that is to be deleted while it is busy."""
     return InProgress(
-        f"Session {session_id} runs request {running}. Cancel it first, or wait for its end."
+        f"Session {session_id_of(session)} runs request {running}. Cancel it first, or wait for "
+        "its end."
     )
 
 
-def busy(session_id: str, running: str) -> SessionBusy:
+def busy(session: str, running: str) -> SessionBusy:
     """Return the error for a request that will not wait for its session."""
     return SessionBusy(
-        f"Session {session_id} runs request {running}. Wait for it, cancel it, or "
+        f"Session {session_id_of(session)} runs request {running}. Wait for it, cancel it, or "
         'submit with on_busy "enqueue", "interrupt" or "parallel".',
         request_id=running,
     )

@@ -9,10 +9,10 @@ from itertools import dropwhile, islice
 from math import inf
 from operator import attrgetter
 
-from orchestrator.job import Job, OnBusy, Status
+from orchestrator.job import Job, OnBusy, Status, tenant_of
 from orchestrator.session import History, Session
 from orchestrator.stores import refusals
-from orchestrator.stores.base import Listing
+from orchestrator.stores.base import SCAN_LIMIT, Listing
 
 SESSION_BYTES = 500
 """What a session costs beside its messages, in bytes: measured (benchmarks/memory.py)."""
@@ -24,7 +24,7 @@ MESSAGE_BYTES = 64
 class _Session:
     """``used`` counts the uses of all sessions: it orders them even where they share a moment."""
 
-    id: str
+    name: str
     created_at: float
     last_used_at: float = 0.0
     used: int = 0
@@ -47,7 +47,7 @@ class _Busy:
 
 
 class Sessions:
-    """Sessions by id, the idle ones in order of their last use. To be used inside a lock.
+    """Sessions by name, the idle ones in order of their last use. To be used inside a lock.
 
     A session is busy while it has live requests, and then it is never forgotten. ``size`` is what
     all of them hold, in bytes; ``clock`` gives seconds since the epoch.
@@ -63,11 +63,11 @@ class Sessions:
 
     def enter(self, job: Job) -> bool:
         """Note a new request of a session. Returns whether it may run at once."""
-        session_id = job.request.session_id
-        busy = self._busy.get(session_id)
+        session_name = job.request.session
+        busy = self._busy.get(session_name)
         if busy is None:
-            session = self._idle.pop(session_id, None) or self._begin(session_id)
-            busy = self._busy[session_id] = _Busy(session)
+            session = self._idle.pop(session_name, None) or self._begin(session_name)
+            busy = self._busy[session_name] = _Busy(session)
         self._use(busy.session)
         if busy.current is None:
             busy.current = job.id
@@ -80,8 +80,8 @@ class Sessions:
 
     def leave(self, job: Job) -> str | None:
         """Note the end of a request. Returns the one whose turn it is now, where that changed."""
-        session_id = job.request.session_id
-        busy = self._busy[session_id]
+        session_name = job.request.session
+        busy = self._busy[session_name]
         self._use(busy.session)
         if job.status is Status.COMPLETED:
             self._remember(busy.session, job)
@@ -91,34 +91,34 @@ class Sessions:
         else:
             following = busy.current = busy.line.pop(0) if busy.line else None
         if not busy.current and not busy.beside:
-            del self._busy[session_id]
-            self._idle[session_id] = busy.session
+            del self._busy[session_name]
+            self._idle[session_name] = busy.session
         return following
 
-    def active(self, session_id: str) -> tuple[str, ...]:
+    def active(self, session_name: str) -> tuple[str, ...]:
         """Return the live requests of a session, the one whose turn it is first."""
-        busy = self._busy.get(session_id)
+        busy = self._busy.get(session_name)
         return busy.active if busy else ()
 
     def ahead(self, job: Job) -> int:
         """Return how many requests a job waits for in its session."""
-        busy = self._busy.get(job.request.session_id)
+        busy = self._busy.get(job.request.session)
         return busy.line.index(job.id) + 1 if busy and job.id in busy.line else 0
 
-    def history(self, session_id: str) -> History:
+    def history(self, session_name: str) -> History:
         """Return what a session remembers."""
-        session = self._find(session_id)
+        session = self._find(session_name)
         return session.history if session else History()
 
-    def view(self, session_id: str) -> Session:
+    def view(self, session_name: str) -> Session:
         """Return a session as it now is. Raises NotFound."""
-        session = self._find(session_id)
+        session = self._find(session_name)
         if session is None:
-            raise refusals.unknown_session(session_id, self._retention_s)
+            raise refusals.unknown_session(session_name, self._retention_s)
         return self._view(session)
 
-    def page(self, limit: int, cursor: str | None) -> Listing[Session]:
-        """List sessions, last used first."""
+    def page(self, limit: int, cursor: str | None, tenant: str) -> Listing[Session]:
+        """List a tenant's sessions, last used first."""
         before = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 20 else inf
         uses = attrgetter("used")
         busy = sorted((busy.session for busy in self._busy.values()), key=uses, reverse=True)
@@ -126,24 +126,30 @@ class Sessions:
             dropwhile(lambda session: session.used >= before, part)
             for part in (busy, reversed(self._idle.values()))
         ]
-        found = list(islice(merge(*parts, key=uses, reverse=True), limit + 1))
-        more = len(found) > limit
-        items = [self._view(session) for session in found[:limit]]
-        return Listing(items, str(found[limit - 1].used) if more else None)
+        everyone = merge(*parts, key=uses, reverse=True)
+        found: list[Session] = []
+        used = 0
+        for session in islice(everyone, SCAN_LIMIT):
+            if tenant_of(session.name) == tenant:
+                found.append(self._view(session))
+            used = session.used
+            if len(found) == limit:
+                break
+        return Listing(found, str(used) if next(everyone, None) else None)
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_name: str) -> None:
         """Forget an idle session. Raises NotFound, InProgress."""
-        session = self.view(session_id)
+        session = self.view(session_name)
         if session.active:
-            raise refusals.live_session(session_id, session.active[0])
-        self.size -= self._idle.pop(session_id).size
+            raise refusals.live_session(session_name, session.active[0])
+        self.size -= self._idle.pop(session_name).size
 
-    def touch(self, session_id: str) -> None:
+    def touch(self, session_name: str) -> None:
         """Have an idle session count as just used, so that others are forgotten first."""
-        session = self._idle.get(session_id)
+        session = self._idle.get(session_name)
         if session:
             self._use(session)
-            self._idle.move_to_end(session_id)
+            self._idle.move_to_end(session_name)
 
     def drop_expired(self) -> None:
         """Forget what was last used longer than the retention ago."""
@@ -160,13 +166,13 @@ class Sessions:
         self.size -= self._idle.popitem(last=False)[1].size
         return True
 
-    def _begin(self, session_id: str) -> _Session:
+    def _begin(self, session_name: str) -> _Session:
         self.size += SESSION_BYTES
-        return _Session(session_id, self._clock())
+        return _Session(session_name, self._clock())
 
-    def _find(self, session_id: str) -> _Session | None:
-        busy = self._busy.get(session_id)
-        return busy.session if busy else self._idle.get(session_id)
+    def _find(self, session_name: str) -> _Session | None:
+        busy = self._busy.get(session_name)
+        return busy.session if busy else self._idle.get(session_name)
 
     def _use(self, session: _Session) -> None:
         self._uses += 1
@@ -182,9 +188,9 @@ class Sessions:
 
     def _view(self, session: _Session) -> Session:
         return Session(
-            session.id,
+            session.name,
             session.created_at,
             session.last_used_at,
             session.history,
-            self.active(session.id),
+            self.active(session.name),
         )

@@ -7,7 +7,7 @@ from orchestrator.auth.entrance import Entrance
 from orchestrator.auth.guard import require
 from orchestrator.auth.tickets import TTL_S
 from orchestrator.caller import ANYONE, Caller, Scope
-from orchestrator.web.context import caller, context
+from orchestrator.web.context import caller, context, tenant
 from orchestrator.web.json_io import json_response
 from orchestrator.web.params import asked
 
@@ -68,7 +68,7 @@ def stream_token(request_id: str) -> Response:
     Where no credentials are asked for, whatever token comes with a stream is passed over.
     """
     entrance = context().entrance
-    context().service.get(request_id)
+    context().service.get(request_id, tenant())
     token = tickets.issue(entrance.tickets, request_id, caller()) if entrance else ""
     response = json_response({"token": token, "expires_in": TTL_S})
     response.headers["Cache-Control"] = "no-store"

@@ -51,3 +51,8 @@ def may_stay() -> Callable[[], bool]:
     """Return what tells whether the caller may still watch what it has opened."""
     entrance = context().entrance
     return entrance.lasting(caller()) if entrance else lambda: True
+
+
+def tenant() -> str:
+    """Return whose requests and sessions the request that is answered now may see."""
+    return caller().tenant if context().entrance else ""

@@ -10,7 +10,7 @@ from flask import Blueprint, Request, Response
 from orchestrator import wire
 from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.ids import created_at
-from orchestrator.job import Job, Status
+from orchestrator.job import Job, Status, session_id_of
 from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
 from orchestrator.service import START
 from orchestrator.stores.base import Idempotency, Submission
@@ -23,7 +23,7 @@ from orchestrator.views import (
     status_view,
 )
 from orchestrator.web import params, sse
-from orchestrator.web.context import context, may_stay
+from orchestrator.web.context import context, may_stay, tenant
 from orchestrator.web.errors import envelope
 from orchestrator.web.json_io import JSON, ApiResponse, json_body, json_response
 
@@ -45,7 +45,7 @@ def infer() -> Response:
     if form == params.SSE:
         # Last, for a body takes its time, and once: what is accepted is never answered with 503.
         doors.connections.check()
-    submission = doors.service.submit(generate, _idempotency(key, body) if key else None)
+    submission = doors.service.submit(generate, _idempotency(key, body) if key else None, tenant())
     base = (request.root_path + request.path).removesuffix("/").removesuffix("/infer")
     if form == params.SSE:
         response = _stream(submission.request_id, START)
@@ -58,7 +58,7 @@ def infer() -> Response:
     if doors.service.caches(generate.model):
         # One that is forgotten already, for want of memory, was accepted all the same.
         with contextlib.suppress(NotFound, ResultExpired):
-            _marked(response, doors.service.get(submission.request_id))
+            _marked(response, doors.service.get(submission.request_id, tenant()))
     return response
 
 
@@ -94,12 +94,12 @@ def events(request_id: str) -> Response:
     after = params.integer(request, "after", START, 10**12, default=START)
     limit = params.integer(request, "limit", 1, 1000, default=256)
     wait = params.wait(request)
-    after = context().service.resume_point(request_id, after)
-    page = context().service.read(request_id, after, limit)
+    after = context().service.resume_point(request_id, after, tenant())
+    page = context().service.read(request_id, after, limit, tenant=tenant())
     for pause in _pauses(wait):
         if page.events or page.complete:
             break
-        page = context().service.read(request_id, after, limit, pause)
+        page = context().service.read(request_id, after, limit, pause, tenant())
     items = [wire.page_item(seq, event, request_id) for seq, event in page.events]
     following = page.events[-1][0] if page.events else after
     response = json_response({"events": items, "next": following, "done": page.complete})
@@ -110,7 +110,7 @@ def events(request_id: str) -> Response:
 def cancel(request_id: str) -> Response:
     """Cancel a request: 200 once it has ended, 202 while it is being stopped."""
     wait = params.wait(params.asked())
-    job = _wait(context().service.cancel(request_id).job, wait)
+    job = _wait(context().service.cancel(request_id, tenant()).job, wait)
     response = json_response(result_view(job), 200 if job.status.is_terminal else 202)
     return _applied(response, wait)
 
@@ -126,7 +126,7 @@ def requests() -> Response:
     if session_id is not None and not is_session_id(session_id):
         raise invalid({"session_id": [SESSION_ID_RULE]})
     listing = context().service.jobs(
-        Status(wanted) if wanted else None, session_id, *_page(request, _is_request_id)
+        Status(wanted) if wanted else None, session_id, *_page(request, _is_request_id), tenant()
     )
     return _listing([_status_view(job) for job in listing.items], listing.next_cursor)
 
@@ -134,7 +134,7 @@ def requests() -> Response:
 @bp.delete("/requests/<request_id>")
 def delete(request_id: str) -> Response:
     """Forget an ended request."""
-    context().service.delete(request_id)
+    context().service.delete(request_id, tenant())
     return ApiResponse(status=204)
 
 
@@ -151,20 +151,20 @@ def models() -> Response:
 @bp.get("/sessions")
 def sessions() -> Response:
     """List sessions, last used first."""
-    listing = context().service.sessions(*_page(params.asked(), _is_count))
+    listing = context().service.sessions(*_page(params.asked(), _is_count), tenant())
     return _listing([session_view(session) for session in listing.items], listing.next_cursor)
 
 
 @bp.get("/sessions/<session_id>")
 def session(session_id: str) -> Response:
     """Answer with a session and its messages in order."""
-    return json_response(conversation_view(context().service.session(session_id)))
+    return json_response(conversation_view(context().service.session(session_id, tenant())))
 
 
 @bp.delete("/sessions/<session_id>")
 def delete_session(session_id: str) -> Response:
     """Forget a session's conversation."""
-    context().service.delete_session(session_id)
+    context().service.delete_session(session_id, tenant())
     return ApiResponse(status=204)
 
 
@@ -175,7 +175,7 @@ def _idempotency(key: str, body: Json) -> Idempotency:
 
 def _stream(request_id: str, after: int) -> Response:
     doors = context()
-    return sse.stream(doors.service, doors.connections, request_id, after, may_stay())
+    return sse.stream(doors.service, doors.connections, request_id, after, tenant(), may_stay())
 
 
 def _accepted(submission: Submission, wait: params.Wait) -> Response:
@@ -184,19 +184,19 @@ def _accepted(submission: Submission, wait: params.Wait) -> Response:
         if job.status.is_terminal:
             return _applied(json_response(result_view(job)), wait)
     status = 202 if wait.seconds or wait.applied else 200
-    view = accepted_view(submission.request_id, submission.session_id)
+    view = accepted_view(submission.request_id, session_id_of(submission.session))
     return _applied(json_response(view, status), wait)
 
 
 def _get(request_id: str, wait: params.Wait) -> Job:
-    return _wait(context().service.get(request_id), wait)
+    return _wait(context().service.get(request_id, tenant()), wait)
 
 
 def _wait(job: Job, wait: params.Wait) -> Job:
     """Return a request once it has ended, the wait is over, or the client has left."""
     if wait.seconds and not job.status.is_terminal:
         for pause in _pauses(wait):
-            job = context().service.wait(job.id, pause)
+            job = context().service.wait(job.id, pause, tenant())
             if job.status.is_terminal:
                 break
     return job

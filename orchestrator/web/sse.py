@@ -24,17 +24,18 @@ def stream(
     connections: Connections,
     job_id: str,
     after: int,
+    tenant: str,
     may_stay: Callable[[], bool],
 ) -> Response:
-    """Answer with the events of a request after a cursor; 204 where none can follow.
+    """Answer with the events of a tenant's request after a cursor; 204 where none can follow.
 
     It ends without an end of the request where the reader ``may_stay`` no longer.
     """
-    after = service.resume_point(job_id, after)
-    page = service.read(job_id, after, limit=1)
+    after = service.resume_point(job_id, after, tenant)
+    page = service.read(job_id, after, limit=1, tenant=tenant)
     if page.complete and not page.events:
         return ApiResponse(status=204)
-    frames = _frames(service, connections, job_id, after, request.environ, may_stay)
+    frames = _frames(service, connections, job_id, after, tenant, request.environ, may_stay)
     response = ApiResponse(frames, mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-cache, no-transform"
     response.headers["X-Accel-Buffering"] = "no"
@@ -46,6 +47,7 @@ def _frames(
     connections: Connections,
     job_id: str,
     after: int,
+    tenant: str,
     environ: dict[str, Any],
     may_stay: Callable[[], bool],
 ) -> Iterator[bytes]:
@@ -54,7 +56,7 @@ def _frames(
     try:
         with connections.opened(is_busy=lambda: True, close=lambda: None):
             yield wire.SSE_RETRY
-            for page in service.follow(job_id, after, LOOK_S):
+            for page in service.follow(job_id, after, LOOK_S, tenant):
                 if not may_stay():
                     return
                 if page and page.events:

@@ -235,7 +235,7 @@ class _Conversation:
         ref = take_ref(frame)
         request = self._doors.reader.read(frame)
         self._followers.check_room()
-        submission = self._service.submit(request)
+        submission = self._service.submit(request, tenant=self._caller.tenant)
         ack = {"type": "ack", "request_id": submission.request_id, "status": Status.PROCESSING}
         self._send(ack | ref)
         self._follow(Follower(submission.request_id, START, request.stream, ref))
@@ -243,7 +243,7 @@ class _Conversation:
     def _subscribe(self, frame: Json) -> None:
         request_id, after = frame["request_id"], frame.get("after")
         after = START if after is None else max(START, min(after, MAX_SEQ))
-        after = self._service.resume_point(request_id, after)
+        after = self._service.resume_point(request_id, after, self._caller.tenant)
         self._followers.check_room(request_id)
         self._follow(Follower(request_id, after, tokens=True, ref=_ref(frame)))
 
@@ -253,11 +253,11 @@ class _Conversation:
     def _cancel(self, frame: Json) -> None:
         request_id = frame["request_id"]
         if request_id in self._followers:
-            self._service.cancel(request_id)
+            self._service.cancel(request_id, self._caller.tenant)
             return
         # It follows only what is about to end: that is no request more in flight.
         self._followers.check_threads()
-        self._service.cancel(request_id)
+        self._service.cancel(request_id, self._caller.tenant)
         self._follow(Follower(request_id, START, tokens=False, ref=_ref(frame)))
 
     def _ping(self, frame: Json) -> None:
@@ -291,7 +291,9 @@ class _Conversation:
             self._followers.end(follower)
 
     def _relay_tokens(self, follower: Follower) -> None:
-        for page in self._service.follow(follower.request_id, follower.after, LOOK_S):
+        for page in self._service.follow(
+            follower.request_id, follower.after, LOOK_S, self._caller.tenant
+        ):
             if self._is_over(follower):
                 return
             if page is None:
@@ -309,7 +311,7 @@ class _Conversation:
                 self._tell(follower, wire.ws_end(page.job))
 
     def _relay_end(self, follower: Follower) -> None:
-        for job in self._service.await_end(follower.request_id, LOOK_S):
+        for job in self._service.await_end(follower.request_id, LOOK_S, self._caller.tenant):
             if self._is_over(follower):
                 return
             if job:

@@ -73,7 +73,7 @@ def has(store: MemoryStore, job: Job) -> bool:
 
 
 def has_session(store: MemoryStore, session_id: str) -> bool:
-    return session_id in [session.id for session in store.sessions(1_000, None).items]
+    return session_id in [session.name for session in store.sessions(1_000, None).items]
 
 
 # What goes first

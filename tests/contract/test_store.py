@@ -150,7 +150,7 @@ def pages(list_page: Callable[[str | None], Listing[T]]) -> Iterator[Sequence[T]
 
 def listed(store: Store, limit: int = 3, **filters: Any) -> list[str]:
     """Return the ids that a list gives, page after page."""
-    wanted = {"status": None, "session_id": None} | filters
+    wanted = {"status": None, "session": None} | filters
     found = pages(lambda cursor: store.jobs(**wanted, limit=limit, cursor=cursor))
     return [job.id for page in found for job in page]
 
@@ -158,7 +158,7 @@ def listed(store: Store, limit: int = 3, **filters: Any) -> list[str]:
 def sessions_listed(store: Store, limit: int = 3) -> list[str]:
     """Return the session ids that a list gives, page after page."""
     found = pages(lambda cursor: store.sessions(limit=limit, cursor=cursor))
-    return [session.id for page in found for session in page]
+    return [session.name for page in found for session in page]
 
 
 def race(act: Callable[[int], T], racers: int = RACERS) -> list[T]:
@@ -880,7 +880,7 @@ def test_a_session_says_who_is_active_and_when_it_was_used(store: Store, clock: 
     clock.advance(5)
     store.cancel(first.id)
     session = store.session("chat")
-    assert (session.id, session.created_at, session.last_used_at) == ("chat", began, clock())
+    assert (session.name, session.created_at, session.last_used_at) == ("chat", began, clock())
     assert session.active == (second.id,)
 
 
@@ -991,7 +991,7 @@ def test_a_list_of_sessions_goes_on_while_they_are_used_and_deleted(
     seen: list[str] = []
     chance = random.Random(3)
     for page in pages(lambda cursor: store.sessions(limit=4, cursor=cursor)):
-        seen += [session.id for session in page]
+        seen += [session.name for session in page]
         # The last one seen is what a cursor may stand on.
         store.delete_session(seen[-1])
         clock.advance(1)
@@ -1045,7 +1045,7 @@ def test_a_replay_is_found_without_a_submit(store: Store) -> None:
     first = store.submit(a_job(), key())
     found = store.replay(key())
     assert found
-    assert (found.request_id, found.session_id) == (first.request_id, first.session_id)
+    assert (found.request_id, found.session) == (first.request_id, first.session)
     assert (found.replayed, found.ready) == (True, ())
     with pytest.raises(IdempotencyKeyReused):
         store.replay(key(body=b"another"))
@@ -1376,10 +1376,10 @@ def test_a_list_is_filtered_by_status_and_session(store: Store) -> None:
         expected = ids(made[status, "x"]) + ids(made[status, "y"])
         assert listed(store, status=status) == sorted(expected, reverse=True)
     assert listed(store, status=Status.FAILED) == []
-    (one,) = listed(store, session_id="x-pending-1")
+    (one,) = listed(store, session="x-pending-1")
     assert one == made[Status.PENDING, "x"][1].id
-    assert listed(store, session_id="x-pending-1", status=Status.COMPLETED) == []
-    assert listed(store, session_id="unknown") == []
+    assert listed(store, session="x-pending-1", status=Status.COMPLETED) == []
+    assert listed(store, session="unknown") == []
 
 
 def test_a_list_goes_on_while_requests_come_and_go(store: Store) -> None:
@@ -1413,4 +1413,4 @@ def test_a_cursor_outlives_the_request_it_stands_on(store: Store) -> None:
 def test_a_cursor_that_is_nonsense_breaks_nothing(store: Store, cursor: str) -> None:
     job = ended(store, session_id="chat")
     assert set(ids(store.jobs(None, None, 5, cursor).items)) <= {job.id}
-    assert {session.id for session in store.sessions(5, cursor).items} <= {"chat"}
+    assert {session.name for session in store.sessions(5, cursor).items} <= {"chat"}

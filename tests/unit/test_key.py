@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {
     "seed": 7,
     "timeout_s": 7.0,
     "queue_timeout_s": 7.0,
+    "tenant": "another",
     "on_busy": OnBusy.PARALLEL,
     "reuse": Reuse.REFRESH,
 }

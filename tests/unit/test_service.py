@@ -66,7 +66,7 @@ def test_what_is_submitted_runs_to_its_end() -> None:
 def test_a_submit_tells_the_request_and_its_session() -> None:
     service = a_service(Says())
     submission = service.submit(a_request(session_id="chat"))
-    assert submission.session_id == "chat"
+    assert submission.session == "chat"
     assert service.get(submission.request_id).request.session_id == "chat"
     assert not submission.replayed
 
@@ -569,7 +569,7 @@ def test_what_lists_and_forgets_goes_through() -> None:
     request_id = submit(service, session_id="chat")
     ended(service, request_id)
     assert [job.id for job in service.jobs().items] == [request_id]
-    assert [session.id for session in service.sessions().items] == ["chat"]
+    assert [session.name for session in service.sessions().items] == ["chat"]
     service.delete(request_id)
     service.delete_session("chat")
     assert service.jobs().items == []

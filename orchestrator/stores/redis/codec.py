@@ -21,7 +21,7 @@ from orchestrator.events import (
     Token,
     Usage,
 )
-from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status
+from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status, session_id_of
 from orchestrator.session import History, Message, Session
 
 VERSION = 1
@@ -57,7 +57,7 @@ def dump_job(job: Job) -> list[str | bytes]:
     values: dict[str, str | bytes] = {
         "v": str(VERSION),
         "id": job.id,
-        "session": request.session_id,
+        "session": request.session,
         "prompt": request.prompt,
         "priority": request.priority,
         "queue_timeout_s": repr(request.queue_timeout_s),
@@ -108,7 +108,7 @@ def _load_request(values: Hash) -> GenerateRequest:
     return GenerateRequest(
         prompt=values[b"prompt"].decode(),
         system=None if system is None else system.decode(),
-        session_id=values[b"session"].decode(),
+        session_id=session_id_of(values[b"session"].decode()),
         priority=Priority(values[b"priority"].decode()),
         queue_timeout_s=float(values[b"queue_timeout_s"]),
         **rest,
@@ -189,12 +189,12 @@ def load_history(system: bytes | None, turns: Sequence[bytes]) -> History:
 
 
 def load_session(
-    session_id: str, values: Hash, turns: Sequence[bytes], active: Sequence[bytes]
+    name: str, values: Hash, turns: Sequence[bytes], active: Sequence[bytes]
 ) -> Session:
     """Return the session that a hash holds. Raises ForeignData."""
     check_version(values)
     return Session(
-        session_id,
+        name,
         float(values[b"created_at"]),
         float(values[b"last_used_at"]),
         load_history(values.get(b"system"), turns),

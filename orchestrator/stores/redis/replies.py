@@ -51,10 +51,10 @@ def change_of(reply: Sequence[Any]) -> Change | None:
 
 def replayed(reply: Sequence[bytes]) -> Submission:
     """Return what an idempotency key stands for. Raises IdempotencyKeyReused."""
-    kind, request_id, session_id = reply
+    kind, request_id, session = reply
     if kind == b"reused":
         raise refusals.reused(request_id.decode())
-    return Submission(request_id.decode(), session_id.decode(), replayed=True)
+    return Submission(request_id.decode(), session.decode(), replayed=True)
 
 
 def page_of(

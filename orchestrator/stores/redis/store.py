@@ -73,12 +73,12 @@ class RedisStore(Views):
     def submit(self, job: Job, idempotency: Idempotency | None = None) -> Submission:
         request = job.request
         if request.on_busy is OnBusy.INTERRUPT:
-            self._flush_session(request.session_id)
+            self._flush_session(request.session)
         reply = self._call(
             scripts.SUBMIT,
             job.id,
             self._queue_limit,
-            request.session_id,
+            request.session,
             request.on_busy,
             request.queue_timeout_s,
             idempotency.key if idempotency else "",
@@ -92,9 +92,9 @@ class RedisStore(Views):
                 for other in interrupted:
                     self._writer.close_job(other)
                 ready = (job,) if is_ready else ()
-                return Submission(job.id, request.session_id, ready, interrupted)
+                return Submission(job.id, request.session, ready, interrupted)
             case [b"busy", running]:
-                raise refusals.busy(request.session_id, running.decode())
+                raise refusals.busy(request.session, running.decode())
             case [b"full"]:
                 raise refusals.full(self._queue_limit)
         return replayed(reply)
@@ -161,12 +161,12 @@ class RedisStore(Views):
             raise refusals.live(job_id, status)
         self._call(scripts.DELETE, job_id)
 
-    def delete_session(self, session_id: str) -> None:
-        active = self._call(scripts.DELETE_SESSION, "", session_id)
+    def delete_session(self, session: str) -> None:
+        active = self._call(scripts.DELETE_SESSION, "", session)
         if active is None:
-            raise refusals.unknown_session(session_id, self._retention_s)
+            raise refusals.unknown_session(session, self._retention_s)
         if active:
-            raise refusals.live_session(session_id, active[0].decode())
+            raise refusals.live_session(session, active[0].decode())
 
     def sweep(self) -> Sequence[Change]:
         changes: list[Change] = []
@@ -253,9 +253,9 @@ class RedisStore(Views):
         failed = Failed(code, str(error), failed_usage=event.failed_usage)
         return self._call(scripts.FINISH, job_id, run, "", *ending(failed))
 
-    def _flush_session(self, session_id: str) -> None:
+    def _flush_session(self, session: str) -> None:
         for held in self._writer.all():
-            if held.job.request.session_id == session_id:
+            if held.job.request.session == session:
                 self._writer.flush(held.job.id)
 
     def _fail_late(self, job: Job) -> Call:

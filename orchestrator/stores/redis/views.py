@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.ids import created_at
 from orchestrator.job import Job, Status
 from orchestrator.session import Session
@@ -53,6 +54,12 @@ class Views:
         values = self._link.hash(keys.JOB + job_id)
         return self._kept(job_id, codec.load_job(values) if values else None)
 
+    def absent(self, job_id: str) -> NotFound | ResultExpired:
+        made_at = created_at(job_id)
+        if made_at is not None and made_at <= self._now() - self._retention_s:
+            return refusals.expired(job_id, self._retention_s)
+        return refusals.unknown(job_id)
+
     def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
         self._writer.flush(job_id)
         after = max(after, -1)
@@ -93,12 +100,17 @@ class Views:
         return int(self._call(scripts.LINE_POSITION, job_id))
 
     def jobs(
-        self, status: Status | None, session_id: str | None, limit: int, cursor: str | None
+        self,
+        status: Status | None,
+        session: str | None,
+        limit: int,
+        cursor: str | None,
+        tenant: str = "",
     ) -> Listing[Job]:
         found: list[Job] = []
         seen: str | bytes = cursor or ""
         for _ in range(SCAN_LIMIT // SCAN_STEP):
-            wanted = (limit - len(found), status or "", session_id or "", SCAN_STEP)
+            wanted = (limit - len(found), status or "", session or "", SCAN_STEP, tenant)
             seen, has_more, part = self._call(scripts.JOBS, "", seen, *wanted)
             hashes = self._link.hashes([keys.JOB + job_id.decode() for job_id in part])
             # One that expired meanwhile is passed over.
@@ -109,20 +121,18 @@ class Views:
                 break
         return Listing(found, seen.decode() if isinstance(seen, bytes) else seen)
 
-    def session(self, session_id: str) -> Session:
-        session = self._session(session_id, self._call(scripts.SESSION, "", session_id))
-        if session is None:
-            raise refusals.unknown_session(session_id, self._retention_s)
-        return session
+    def session(self, session: str) -> Session:
+        found = self._session(session, self._call(scripts.SESSION, "", session))
+        if found is None:
+            raise refusals.unknown_session(session, self._retention_s)
+        return found
 
-    def sessions(self, limit: int, cursor: str | None) -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, tenant: str = "") -> Listing[Session]:
         is_number = cursor is not None and cursor.isdecimal() and len(cursor) < 20
         before: float = int(cursor or 0) if is_number else math.inf
-        flat = self._call(scripts.SESSIONS, "", before, limit + 1)
+        flat = self._call(scripts.SESSIONS, "", before, limit + 1, tenant)
         names = [name.decode() for name in flat[: 2 * limit : 2]]
-        views = self._link.call_all(
-            [(scripts.SESSION, (*self._head(""), session_id)) for session_id in names]
-        )
+        views = self._link.call_all([(scripts.SESSION, (*self._head(""), name)) for name in names])
         found = [self._session(name, reply) for name, reply in zip(names, views, strict=True)]
         following = flat[2 * limit - 1].decode() if len(flat) > 2 * limit else None
         return Listing([session for session in found if session], following)
@@ -147,19 +157,18 @@ class Views:
 
     def _kept(self, job_id: str, job: Job | None) -> Job:
         """Return a job that is still kept. Raises NotFound, ResultExpired."""
-        now = self._clock() if self._clock else time.time()
         if job is None:
-            made_at = created_at(job_id)
-            if made_at is not None and made_at <= now - self._retention_s:
-                raise refusals.expired(job_id, self._retention_s)
-            raise refusals.unknown(job_id)
-        if job.expires_at is not None and job.expires_at <= now:
+            raise self.absent(job_id)
+        if job.expires_at is not None and job.expires_at <= self._now():
             raise refusals.expired(job_id, self._retention_s)
         return job
 
-    def _session(self, session_id: str, reply: Sequence[Any]) -> Session | None:
+    def _now(self) -> float:
+        return self._clock() if self._clock else time.time()
+
+    def _session(self, name: str, reply: Sequence[Any]) -> Session | None:
         flat, turns, active = reply
-        return codec.load_session(session_id, codec.pairs(flat), turns, active) if flat else None
+        return codec.load_session(name, codec.pairs(flat), turns, active) if flat else None
 
 
 def _patience(topic: Topic) -> float:

@@ -12,6 +12,16 @@ local function exact(number)
   return string.format('%.17g', number)
 end
 
+-- Whose a session is, by its name: what is before the last slash.
+local function tenant_of(session)
+  return session:match('^(.*)/') or ''
+end
+
+-- The list of one tenant; that of nobody in particular has the plain name.
+local function list_of(key, tenant)
+  return tenant == '' and key or key .. ':' .. tenant
+end
+
 local function all(job_id)
   return redis.call('HGETALL', JOB .. job_id)
 end
@@ -79,7 +89,8 @@ local function active(session)
 end
 
 local function use(session)
-  redis.call('ZADD', SESSIONS, redis.call('INCR', COUNT), session)
+  local list = list_of(SESSIONS, tenant_of(session))
+  redis.call('ZADD', list, redis.call('INCR', COUNT), session)
   redis.call('HSET', SESSION .. session, 'last_used_at', now)
 end
 
@@ -200,9 +211,17 @@ local function cancel(job_id)
   return false
 end
 
+local function forget_session(session)
+  redis.call('DEL', SESSION .. session, TURNS .. session)
+  redis.call('ZREM', list_of(SESSIONS, tenant_of(session)), session)
+  redis.call('ZREM', IDLE, session)
+end
+
 local function forget(job_id)
   redis.call('DEL', JOB .. job_id, LOG .. job_id, TEXT .. job_id)
-  redis.call('ZREM', JOBS, job_id)
+  local tenant = redis.call('HGET', OWNERS, job_id) or ''
+  redis.call('ZREM', list_of(JOBS, tenant), job_id)
+  redis.call('HDEL', OWNERS, job_id)
   redis.call('ZREM', ENDED, job_id)
 end
 

@@ -6,8 +6,6 @@ if redis.call('EXISTS', SESSION .. session) == 0 then
 end
 local busy = active(session)
 if not busy[1] then
-  redis.call('DEL', SESSION .. session, TURNS .. session)
-  redis.call('ZREM', SESSIONS, session)
-  redis.call('ZREM', IDLE, session)
+  forget_session(session)
 end
 return busy

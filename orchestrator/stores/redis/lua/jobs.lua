@@ -1,11 +1,12 @@
 #!lua flags=no-writes
 -- List requests, newest first. ARGV: the id before which to begin or '', how many, the status or
--- '', the session or '', how many to look at.
+-- '', the session or '', how many to look at, whose they are.
 -- Returns the last id looked at, whether others follow, and the ids of the requests.
 local cursor, limit, status, session, scan =
   ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8])
 local from = cursor == '' and '+' or '(' .. cursor
-local ids = redis.call('ZRANGE', JOBS, from, '-', 'BYLEX', 'REV', 'LIMIT', 0, scan + 1)
+local list = list_of(JOBS, ARGV[9])
+local ids = redis.call('ZRANGE', list, from, '-', 'BYLEX', 'REV', 'LIMIT', 0, scan + 1)
 local found, seen = {}, 0
 
 while seen < #ids and seen < scan and #found < limit do

@@ -28,7 +28,11 @@ if redis.call('ZCARD', QUEUED) >= queue_limit then
 end
 
 redis.call('HSET', JOB .. id, unpack(ARGV, 11))
-redis.call('ZADD', JOBS, 0, id)
+local tenant = tenant_of(session)
+if tenant ~= '' then
+  redis.call('HSET', OWNERS, id, tenant)
+end
+redis.call('ZADD', list_of(JOBS, tenant), 0, id)
 redis.call('ZADD', QUEUED, exact(now + queue_timeout), id)
 if name ~= '' then
   local key = IDEMPOTENCY .. name

@@ -14,9 +14,7 @@ for _, job_id in ipairs(expired) do
 end
 local idle = due(IDLE, exact(now - retention))
 for _, session in ipairs(idle) do
-  redis.call('DEL', SESSION .. session, TURNS .. session)
-  redis.call('ZREM', SESSIONS, session)
-  redis.call('ZREM', IDLE, session)
+  forget_session(session)
 end
 local late = {}
 for _, job_id in ipairs(due(QUEUED, now)) do
