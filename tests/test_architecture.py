@@ -23,6 +23,7 @@ FLOORS: dict[str, list[str]] = {
         "settings",
         "config",
     ],
+    "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "words": ["answers strict_json wire", "schemas views", "frames"],
     "credentials": [
         "auth",
