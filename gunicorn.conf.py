@@ -1,8 +1,8 @@
 """How gunicorn serves this: settings only, each with its reason."""
 
-import ssl
 import sys
 
+from orchestrator import tls
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 from orchestrator.server import raise_file_limit
@@ -54,6 +54,13 @@ certfile = settings.tls_cert
 keyfile = settings.tls_key
 
 
+def ssl_context(config, default):  # type: ignore[no-untyped-def]
+    """Speak no TLS older than 1.2, whatever the system's own settings allow."""
+    context = default()
+    context.minimum_version = tls.LEAST
+    return context
+
+
 # Beside client connections: two files for each running request (the upstream's socket, or a pipe),
 # and what the process itself has open.
 files = 2 * settings.concurrency + 100
@@ -86,14 +93,4 @@ def unworkable(cfg):  # type: ignore[no-untyped-def]
         return "--preload loads the app before gevent is in place. Leave it out."
     if cfg.worker_class_str != worker_class:
         return f"Only the worker class {worker_class} serves this. Leave --worker-class out."
-    if cfg.is_ssl:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                cfg.certfile, cfg.keyfile, password=""
-            )
-        except OSError as error:
-            return (
-                f"ORCHESTRATOR_TLS_CERT={cfg.certfile} and ORCHESTRATOR_TLS_KEY={cfg.keyfile} are "
-                f"no certificate with its key in PEM form ({error})."
-            )
-    return None
+    return tls.fault(cfg.certfile, cfg.keyfile) if cfg.is_ssl else None

@@ -287,10 +287,22 @@ class Settings:
         "Other origins whose pages may use the API, over HTTP and WebSocket. Unset: the "
         "service's own pages only.",
     )
-    tls_cert: str | None = setting(
-        "ORCHESTRATOR_TLS_CERT", None, rules.text, "A certificate file (PEM); with the key: https."
+    trusted_hosts: tuple[str, ...] = setting(
+        "ORCHESTRATOR_TRUSTED_HOSTS",
+        (),
+        rules.hosts,
+        "The names that clients call the service by, as their Host header says them. Any other is "
+        "answered with 400, but for health checks. Unset: any.",
     )
-    tls_key: str | None = setting("ORCHESTRATOR_TLS_KEY", None, rules.text, "Its key file (PEM).")
+    tls_cert: str | None = setting(
+        "ORCHESTRATOR_TLS_CERT",
+        None,
+        rules.text,
+        "A certificate file (PEM, its chain included); with the key: https, and no other.",
+    )
+    tls_key: str | None = setting(
+        "ORCHESTRATOR_TLS_KEY", None, rules.text, "Its key file (PEM), without a passphrase."
+    )
 
     @property
     def keys_path(self) -> Path:
