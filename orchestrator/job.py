@@ -84,6 +84,10 @@ class GenerateRequest(NamedTuple):
     on_busy: OnBusy = OnBusy.ENQUEUE
     reuse: Reuse = Reuse.ALLOWED
 
+    def __repr__(self) -> str:
+        """Say nothing that the client has said: this may end in a log."""
+        return f"GenerateRequest(model={self.model!r}, ...)"
+
 
 class IllegalMove(Exception):
     """An event came that the request's status does not allow: a bug, not a client's error."""
@@ -115,6 +119,10 @@ class Job(NamedTuple):
     error: str | None = None
     error_code: str | None = None
     error_stage: str | None = None
+
+    def __repr__(self) -> str:
+        """Say neither what was asked nor what was answered: this may end in a log."""
+        return f"Job({self.id}, {self.status})"
 
     @property
     def cached(self) -> bool:

@@ -45,6 +45,13 @@ def seconds(low: float, high: float) -> Parser:
     return parse
 
 
+def yes(text: str) -> bool:
+    """yes or no"""
+    if text.lower() not in ("yes", "no"):
+        raise ValueError
+    return text.lower() == "yes"
+
+
 def text(text: str) -> str:
     """a text without control characters"""
     if not text.isprintable():

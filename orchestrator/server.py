@@ -253,7 +253,7 @@ class Worker(GeventWorker):
         if ours:
             self.log.error("a fault while answering", exc_info=exc)
         else:
-            self.log.debug("Refused what is no HTTP request: %s", exc)
+            self.log.debug("Refused what is no HTTP request: %s", type(exc).__name__)
         with contextlib.suppress(OSError):
             util.write(client, FAULT if ours else NOT_HTTP)
         util.close_graceful(client)
