@@ -7,7 +7,8 @@ WORKDIR /src
 # The pinned packages first: they stay cached while only the code changes.
 COPY requirements.txt requirements-fast.txt ./
 RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir -r requirements.txt -r requirements-fast.txt
+    && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.txt \
+    && /opt/venv/bin/pip install --no-cache-dir -r requirements-fast.txt
 COPY pyproject.toml README.md LICENSE gunicorn.conf.py ./
 COPY orchestrator/ orchestrator/
 RUN /opt/venv/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \

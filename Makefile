@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 DEV := .venv-dev
 BENCH := .venv-bench
+AUDIT := .venv-audit
 
 # Long tests mostly wait, so there may be more processes of them than cores.
 PROCESSES ?= 4
@@ -14,7 +15,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-scaled install test check format bench overhead scale-out chaos clean
+.PHONY: help run run-scaled install test check format bench overhead scale-out chaos lock sbom audit clean
 
 help:
 	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
@@ -27,6 +28,9 @@ help:
 	@echo "make overhead   measure streams through the service beside the model server itself"
 	@echo "make scale-out  measure one worker and two beside the same job on Celery and Flask"
 	@echo "make chaos      kill, stop and restart what runs for 10 minutes, and miss no answer"
+	@echo "make lock       write requirements.txt: what requirements.in needs, with all hashes"
+	@echo "make sbom       write sbom.json: all that make run installs, as CycloneDX"
+	@echo "make audit      ask whether any of that is known to be vulnerable"
 	@echo "make clean      remove what the others built"
 
 # What a local model needs comes along only where one is asked for.
@@ -66,8 +70,31 @@ scale-out: $(BENCH)/built
 chaos: $(DEV)/built
 	@$(DEV)/bin/python -m tests.chaos $(ARGS)
 
+# For every platform and every Python from 3.11 on. What is pinned stays, unless ARGS=--upgrade.
+lock: $(AUDIT)/built
+	@$(AUDIT)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command "make lock" --output-file requirements.txt $(ARGS) \
+		requirements.in
+
+sbom: $(AUDIT)/built $(VENV)/built
+	@$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json $(VENV)/bin/python
+	@echo "sbom.json lists what is in $(VENV)."
+
+# Strict: what can't be looked up has not passed.
+audit: $(AUDIT)/built
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --progress-spinner off $(ARGS) \
+		--requirement requirements.txt >$(AUDIT)/report 2>&1; code=$$?; tail -n 40 $(AUDIT)/report; \
+	if grep -q "^Name  *Version  *ID" $(AUDIT)/report; then \
+		echo "make audit: the packages above are known to be vulnerable." >&2; exit 1; \
+	elif [ $$code -ne 0 ]; then \
+		echo "make audit: NOT CHECKED. The service that knows of vulnerabilities could not be asked," \
+			"or does not know a package: see above. Try again where it can be reached." >&2; \
+		exit 1; \
+	fi
+
 clean:
-	rm -rf $(VENV) $(DEV) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEV) $(BENCH) $(AUDIT) sbom.json build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each environment is built anew, and only when what it is built from changes: the mark inside is
@@ -82,13 +109,18 @@ $(VENV)/local: $(VENV)/built requirements-local.txt
 
 $(DEV)/built: requirements-dev.txt requirements.txt requirements-fast.txt requirements-local.txt \
 		pyproject.toml
-	$(call build,$(DEV),requirements-dev.txt)
+	$(call build,$(DEV),requirements.txt requirements-local.txt requirements-dev.txt)
 
 $(BENCH)/built: requirements-bench.txt requirements.txt requirements-fast.txt pyproject.toml
-	$(call build,$(BENCH),requirements-bench.txt)
+	$(call build,$(BENCH),requirements.txt requirements-bench.txt)
 
-# $(1): the environment, $(2): its requirements.
-define build
+$(AUDIT)/built: requirements-audit.txt
+	$(call new,$(AUDIT),requirements-audit.txt)
+	@touch $@
+
+# $(1): the environment, $(2): its files of requirements, one after the other: where one has hashes,
+# pip wants them of all that it installs together with it.
+define new
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: set PYTHON, as in" \
 	"'make run PYTHON=python3.12'." >&2; exit 1; }
@@ -98,7 +130,13 @@ define build
 @echo "Building $(1) from $(2)."
 @$(PYTHON) -m venv --clear $(1)
 @echo '*' >$(1)/.gitignore
-@$(1)/bin/python -m pip install -qq --disable-pip-version-check -r $(2)
+@for file in $(2); do \
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check -r $$file || exit 1; done
+endef
+
+# The same, with this package and its parts in C.
+define build
+$(call new,$(1),$(2))
 @$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
 @$(1)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-fast.txt \
 	>$(1)/fast.log 2>&1 || echo "No C extension for HTTP (see $(1)/fast.log): all works, a little" \

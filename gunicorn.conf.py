@@ -1,8 +1,8 @@
 """How gunicorn serves this: settings only, each with its reason."""
 
-import ssl
 import sys
 
+from orchestrator import logs, tls
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 from orchestrator.server import raise_file_limit
@@ -11,6 +11,9 @@ try:
     settings = load()
 except ConfigError as error:
     sys.exit(f"orchestrator: {error}")
+
+# Before anything is logged, and in every worker, which is a fork of this.
+logs.guard(settings.secrets, settings.log_messages)
 
 wsgi_app = "app:app"
 bind = f"{settings.url_host}:{settings.port}"
@@ -36,6 +39,8 @@ max_requests = 0
 
 # A line per request costs a third of a request, and its query strings may hold tokens.
 accesslog = None
+# Where one is asked for with --access-logfile: no query, and nothing that clients say at will.
+access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(B)s bytes %(M)s ms'
 errorlog = "-"
 loglevel = "info"
 
@@ -54,6 +59,13 @@ certfile = settings.tls_cert
 keyfile = settings.tls_key
 
 
+def ssl_context(config, default):  # type: ignore[no-untyped-def]
+    """Speak no TLS older than 1.2, whatever the system's own settings allow."""
+    context = default()
+    context.minimum_version = tls.LEAST
+    return context
+
+
 # Beside client connections: two files for each running request (the upstream's socket, or a pipe),
 # and what the process itself has open.
 files = 2 * settings.concurrency + 100
@@ -66,6 +78,10 @@ def on_starting(server):  # type: ignore[no-untyped-def]
         sys.exit(f"orchestrator: {reason}")
     if warning := raise_file_limit(server.cfg.worker_connections + files):
         server.log.warning("%s", warning)
+
+
+def pre_request(worker, req):  # type: ignore[no-untyped-def]
+    """Log nothing for a request: by default its path is, for debugging."""
 
 
 def nworkers_changed(server, new_value, old_value):  # type: ignore[no-untyped-def]
@@ -86,14 +102,4 @@ def unworkable(cfg):  # type: ignore[no-untyped-def]
         return "--preload loads the app before gevent is in place. Leave it out."
     if cfg.worker_class_str != worker_class:
         return f"Only the worker class {worker_class} serves this. Leave --worker-class out."
-    if cfg.is_ssl:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                cfg.certfile, cfg.keyfile, password=""
-            )
-        except OSError as error:
-            return (
-                f"ORCHESTRATOR_TLS_CERT={cfg.certfile} and ORCHESTRATOR_TLS_KEY={cfg.keyfile} are "
-                f"no certificate with its key in PEM form ({error})."
-            )
-    return None
+    return tls.fault(cfg.certfile, cfg.keyfile) if cfg.is_ssl else None

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator import tls
 from orchestrator.bootstrap import MAKERS, Routes, routes_file, timeouts_of
-from orchestrator.errors import UpstreamError
+from orchestrator.errors import ConfigError, UpstreamError
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
 from orchestrator.settings import Settings
 from orchestrator.urls import shown
@@ -18,6 +19,8 @@ class Check:
     """
 
     def __init__(self, settings: Settings) -> None:
+        if settings.tls_cert and (fault := tls.fault(settings.tls_cert, settings.tls_key)):
+            raise ConfigError(fault)
         Routes(settings)
         self._settings = settings
         self._file = routes_file(settings)

@@ -120,7 +120,7 @@ def table() -> str:
     """Return all settings as a Markdown table."""
     rows = ["| variable | default | what it does | allowed |", "|---|---|---|---|"]
     for item in fields(Settings):
-        default = "" if item.default in (None, ()) else f"`{item.default}`"
+        default = "" if item.default in (None, (), False) else f"`{item.default}`"
         meta = item.metadata
         rule = meta["parse"].__doc__
         rows.append(f"| `{meta['variable']}` | {default} | {meta['meaning']} | {rule} |")

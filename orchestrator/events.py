@@ -4,7 +4,7 @@ A log reads ``Started Token* (Restarted Token*)* (Completed | Failed | Cancelled
 that never ran has its terminal event alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -50,7 +50,7 @@ class Token:
     """A piece of the answer; ``chunk`` counts from 0 since the start or the last restart."""
 
     chunk: int
-    text: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Failed:
     """There is no answer; ``code`` is the code of the error that ended it."""
 
     code: str
-    message: str
+    message: str = field(repr=False)
     stage: str | None = None
     failed_usage: Usage | None = None
 

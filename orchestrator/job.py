@@ -108,6 +108,10 @@ def session_id_of(session: str) -> str:
     """Return what its tenant calls a session."""
     return session.rpartition("/")[2]
 
+    def __repr__(self) -> str:
+        """Say nothing that the client has said: this may end in a log."""
+        return f"GenerateRequest(model={self.model!r}, ...)"
+
 
 class IllegalMove(Exception):
     """An event came that the request's status does not allow: a bug, not a client's error."""
@@ -139,6 +143,10 @@ class Job(NamedTuple):
     error: str | None = None
     error_code: str | None = None
     error_stage: str | None = None
+
+    def __repr__(self) -> str:
+        """Say neither what was asked nor what was answered: this may end in a log."""
+        return f"Job({self.id}, {self.status})"
 
     @property
     def cached(self) -> bool:

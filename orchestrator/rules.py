@@ -3,15 +3,18 @@
 Its docstring says what is allowed, as errors and docs/settings.md have it.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.routes_file import KINDS, RoutesFile, fits_header, read
-from orchestrator.urls import base_url, is_private
+from orchestrator.urls import base_url, has_port, is_private
 
 Parser = Callable[[str], Any]
+
+_HOST = re.compile(r"(\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 CACHE_HOME = Path("~/.cache")
 
@@ -40,6 +43,13 @@ def seconds(low: float, high: float) -> Parser:
 
     parse.__doc__ = f"a number of seconds from {low:g} to {high:.10g}"
     return parse
+
+
+def yes(text: str) -> bool:
+    """yes or no"""
+    if text.lower() not in ("yes", "no"):
+        raise ValueError
+    return text.lower() == "yes"
 
 
 def text(text: str) -> str:
@@ -125,6 +135,15 @@ def origins(text: str) -> tuple[str, ...]:
         if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}":
             raise ValueError
     return origins
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """names separated by commas: api.example.com, .example.com (all below it), [::1]:8080"""
+    hosts = tuple(item.strip().lower() for item in text.split(",") if item.strip())
+    for host in hosts:
+        if not _HOST.fullmatch(host) or not has_port(urlsplit(f"//{host}")):
+            raise ValueError
+    return hosts
 
 
 def routes(text: str) -> RoutesFile:

@@ -21,11 +21,13 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
+from gunicorn.http import wsgi
 from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
 from gunicorn.sock import ssl_context
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from orchestrator import headers
 from orchestrator.body import Body
 from orchestrator.errors import ConfigError
 
@@ -56,17 +58,25 @@ EXIT_RESERVE_S = 1.5
 GC_THRESHOLD = (10_000, 10, 1_000)
 """How seldom garbage is looked for: see gc.set_threshold."""
 
+# It names itself in every answer otherwise, and has no setting for it.
+wsgi.SERVER = headers.SERVER
+
 _NativeSocket = get_original("socket", "socket")
 
 
 def _refusal(status: str, code: str, message: str) -> bytes:
     error = {"code": code, "message": message, "details": {}}
     body = orjson.dumps({"error": error})
-    head = (
-        f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    sent = [
+        ("Server", headers.SERVER),
+        ("Connection", "close"),
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        headers.NO_STORE,
+        *headers.DATA,
+    ]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in sent)
+    return f"HTTP/1.1 {status}\r\n{lines}\r\n".encode() + body
 
 
 NOT_HTTP = _refusal(
@@ -243,7 +253,7 @@ class Worker(GeventWorker):
         if ours:
             self.log.error("a fault while answering", exc_info=exc)
         else:
-            self.log.debug("Refused what is no HTTP request: %s", exc)
+            self.log.debug("Refused what is no HTTP request: %s", type(exc).__name__)
         with contextlib.suppress(OSError):
             util.write(client, FAULT if ours else NOT_HTTP)
         util.close_graceful(client)

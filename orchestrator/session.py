@@ -16,12 +16,20 @@ class Message(NamedTuple):
     role: Literal["system", "user", "assistant"]
     content: str
 
+    def __repr__(self) -> str:
+        """Leave out what it says: this may end in a log."""
+        return f"Message({self.role}, {len(self.content)} characters)"
+
 
 class History(NamedTuple):
     """The turns that ended well, oldest first, and the system text in force."""
 
     system: str | None = None
     messages: tuple[Message, ...] = ()
+
+    def __repr__(self) -> str:
+        """Leave out what it says: this may end in a log."""
+        return f"History({len(self.messages)} messages)"
 
     def with_turn(self, request: GenerateRequest, answer: str) -> "History":
         """Return the history after one more turn, the oldest turns dropped past the limits."""

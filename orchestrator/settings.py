@@ -3,7 +3,7 @@
 docs/settings.md is made from them. config.py reads them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -287,10 +287,29 @@ class Settings:
         "Other origins whose pages may use the API, over HTTP and WebSocket. Unset: the "
         "service's own pages only.",
     )
-    tls_cert: str | None = setting(
-        "ORCHESTRATOR_TLS_CERT", None, rules.text, "A certificate file (PEM); with the key: https."
+    log_messages: bool = setting(
+        "ORCHESTRATOR_LOG_MESSAGES",
+        False,
+        rules.yes,
+        "`yes`: tracebacks in the log say what their exceptions say. That may quote prompts and "
+        "answers: for development.",
     )
-    tls_key: str | None = setting("ORCHESTRATOR_TLS_KEY", None, rules.text, "Its key file (PEM).")
+    trusted_hosts: tuple[str, ...] = setting(
+        "ORCHESTRATOR_TRUSTED_HOSTS",
+        (),
+        rules.hosts,
+        "The names that clients call the service by, as their Host header says them. Any other is "
+        "answered with 400, but for health checks. Unset: any.",
+    )
+    tls_cert: str | None = setting(
+        "ORCHESTRATOR_TLS_CERT",
+        None,
+        rules.text,
+        "A certificate file (PEM, its chain included); with the key: https, and no other.",
+    )
+    tls_key: str | None = setting(
+        "ORCHESTRATOR_TLS_KEY", None, rules.text, "Its key file (PEM), without a passphrase."
+    )
 
     @property
     def keys_path(self) -> Path:
@@ -301,6 +320,16 @@ class Settings:
     def asks_for_credentials(self) -> bool:
         """Whether callers must say who they are."""
         return any((self.api_keys, self.jwt_secret, self.jwt_key_file, self.jwt_jwks_url))
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """All that may be shown nowhere: keys, passwords, and addresses that have one."""
+        values = {getattr(self, item.name) for item in fields(self) if not item.repr}
+        texts = [value for value in values if isinstance(value, str)]
+        passwords = [urlsplit(text).password for text in texts if "://" in text]
+        tables = self.routes.backends.values() if self.routes else ()
+        found = (*texts, *passwords, *(table.api_key for table in tables))
+        return frozenset(text for text in found if text)
 
     @property
     def kind(self) -> str:

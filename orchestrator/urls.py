@@ -33,12 +33,13 @@ def _fault(text: str) -> str | None:
         return "it has credentials"
     if "#" in text:
         return "it has a fragment"
-    if not _has_port(parts):
+    if not has_port(parts):
         return "its port is no number from 1 to 65535"
     return _fault_of_host(parts.hostname or "")
 
 
-def _has_port(parts: SplitResult) -> bool:
+def has_port(parts: SplitResult) -> bool:
+    """Return whether the port of an address can be one, or is left out."""
     try:
         return parts.port != 0
     except ValueError:

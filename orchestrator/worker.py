@@ -4,11 +4,14 @@ import sys
 
 import dramatiq
 
+from orchestrator import logs
 from orchestrator.bootstrap import build_worker
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 
 try:
-    dramatiq.set_broker(build_worker(load()))
+    settings = load()
+    logs.guard(settings.secrets, settings.log_messages)
+    dramatiq.set_broker(build_worker(settings))
 except ConfigError as error:
     sys.exit(f"orchestrator: {error}")

@@ -25,7 +25,16 @@ INSTALL_S = 300
 
 # What is not part of the source.
 NO_SOURCE = shutil.ignore_patterns(
-    *(".git", ".venv", ".venv-dev", ".venv-bench", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
+    *(
+        ".git",
+        ".venv",
+        ".venv-dev",
+        ".venv-bench",
+        ".venv-audit",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+    ),
     *("__pycache__", "node_modules", "build", "dist"),
 )
 

@@ -17,12 +17,13 @@ THIS = "tests/test_architecture.py"
 # only from its own package, and there only from an earlier line: never sideways.
 FLOORS: dict[str, list[str]] = {
     "ground": [
-        "orchestrator caller errors events ids urls",
+        "orchestrator caller errors events headers ids logs tls urls",
         "job routes_file stop variables",
         "rules session",
         "settings",
         "config",
     ],
+    "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "words": ["answers strict_json wire", "schemas views", "frames"],
     "credentials": [
         "auth",
@@ -74,7 +75,8 @@ FLOORS: dict[str, list[str]] = {
     "root": ["bootstrap entrance", "check keys_command"],
     "doors": [
         "body",
-        "web.connections web.dates web.json_io web.origins web.params web.routes web.ws_guard",
+        "web.connections web.dates web.hosts web.json_io web.origins web.params web.routes",
+        "web.ws_guard",
         "web.app web.context web.errors web.playground web.sse",
         "web.auth web.handshake web.health web.rest",
         "web.ws",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.auth import keys
 from orchestrator.auth.keys import Keys
@@ -18,7 +18,7 @@ class Guard:
     """Knows callers by keys and tokens. ``clock`` gives seconds since the epoch."""
 
     keys: Keys | None
-    pepper: str
+    pepper: str = field(repr=False)
     tokens: TokenReader | None
     clock: Callable[[], float] = time.time
 

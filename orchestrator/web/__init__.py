@@ -1,11 +1,12 @@
 """The doors over HTTP: a Flask app of blueprints around one service."""
 
-from flask import Flask
+from flask import Flask, Response
 
 from orchestrator import bootstrap, config
 from orchestrator.entrance import build_entrance
+from orchestrator.headers import STRICT_TRANSPORT
 from orchestrator.settings import Settings
-from orchestrator.web import auth, errors, health, origins, playground, rest, ws
+from orchestrator.web import auth, errors, health, hosts, origins, playground, rest, ws
 from orchestrator.web.app import App
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
@@ -31,6 +32,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         entrance,
     )
     errors.register(app)
+    hosts.register(app, settings.trusted_hosts)
+    if settings.tls_cert:
+        app.after_request(_by_tls_alone)
     if entrance:
         auth.register(app, entrance)
     origins.register(app, settings.cors_origins)
@@ -43,3 +47,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(playground.bp)
     service.start()
     return app
+
+
+def _by_tls_alone(response: Response) -> Response:
+    response.headers.add(*STRICT_TRANSPORT)
+    return response

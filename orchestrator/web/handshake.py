@@ -33,7 +33,9 @@ def check() -> Response | None:
         return response
     if not _is_key(request.headers.get("Sec-WebSocket-Key", "")):
         raise invalid({"Sec-WebSocket-Key": ["Must be 16 bytes in base64."]})
-    if not is_allowed(request.headers.get("Origin"), request.host, context().settings.cors_origins):
+    allowed = context().settings.cors_origins
+    origin = request.headers.get("Origin")
+    if not is_allowed(origin, request.host, request.is_secure, allowed):
         raise Forbidden(
             "Pages of this origin may not connect. Name it in ORCHESTRATOR_CORS_ORIGINS."
         )

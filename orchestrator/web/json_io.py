@@ -7,6 +7,7 @@ from flask import Request, Response
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import get_content_length
 
+from orchestrator import headers
 from orchestrator.errors import PayloadTooLarge, UnsupportedMediaType
 from orchestrator.strict_json import MAX_BODY, Json, parse_object
 
@@ -24,12 +25,16 @@ class ApiResponse(Response):
 
     default_mimetype = JSON
     automatically_set_content_length = False
+    standing = headers.DATA
+    """What protects it, beside the headers that are its own."""
 
     def get_wsgi_response(self, environ: Any) -> tuple[Any, str, list[tuple[str, str]]]:
-        headers = [("X-Content-Type-Options", "nosniff"), *self.headers]
+        sent = [*self.headers, *self.standing]
+        if "Cache-Control" not in dict(sent):
+            sent.append(headers.NO_STORE)
         if self.is_sequence and self.status_code not in (204, 304):
-            headers.append(("Content-Length", str(sum(map(len, self.response)))))
-        return self.get_app_iter(environ), self.status, headers
+            sent.append(("Content-Length", str(sum(map(len, self.response)))))
+        return self.get_app_iter(environ), self.status, sent
 
     @classmethod
     def force_type(cls, response: Any, environ: Any = None) -> Any:
@@ -37,6 +42,16 @@ class ApiResponse(Response):
         if isinstance(response, Response):
             return response
         return super().force_type(response, environ)
+
+
+class PageResponse(ApiResponse):
+    """A page of ours; its class says what it may load. Browsers keep it, and ask each time."""
+
+    default_mimetype = "text/html"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.headers["Cache-Control"] = "no-cache"
 
 
 def json_response(value: object, status: int = 200) -> ApiResponse:

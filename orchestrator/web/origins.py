@@ -5,18 +5,25 @@ from collections.abc import Sequence
 from flask import Flask, Response, request
 
 METHODS = "GET, POST, DELETE, OPTIONS"
-REQUEST_HEADERS = "Accept, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+REQUEST_HEADERS = (
+    "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, "
+    "X-API-Key"
+)
 RESPONSE_HEADERS = (
     "Content-Location, Idempotent-Replayed, Location, Preference-Applied, Retry-After, X-Cache"
 )
 
 
-def is_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of ``origin`` may use ``host``; None is no page at all."""
+def is_allowed(origin: str | None, host: str, is_secure: bool, allowed: Sequence[str]) -> bool:
+    """Whether a page of ``origin`` may use ``host``; None is no page at all.
+
+    A page that came without TLS is none of a host that ``is_secure``. The other way round it may
+    be one: a proxy may have had the TLS.
+    """
     if origin is None or origin in allowed:
         return True
-    own = origin.partition("://")[2]
-    return own != "" and own == host
+    scheme, _, own = origin.partition("://")
+    return scheme in (("https",) if is_secure else ("http", "https")) and own != "" and own == host
 
 
 def register(app: Flask, allowed: Sequence[str]) -> None:

@@ -2,17 +2,14 @@
 
 from flask import Blueprint, Response, render_template, request
 
+from orchestrator.headers import of_page
 from orchestrator.web import dates
+from orchestrator.web.json_io import PageResponse
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
+
+class _Page(PageResponse):
+    standing = of_page(script="'self'", style="'self'", connect="'self'", img="'self' data:")
+
 
 bp = Blueprint(
     "playground",
@@ -28,7 +25,7 @@ dates.register(bp)
 @bp.get("/")
 def page() -> Response:
     """Answer with the page, or with 304 for a browser that has it."""
-    response = Response(render_template("playground.html"), mimetype="text/html", headers=HEADERS)
+    response = _Page(render_template("playground.html"))
     response.add_etag()
     response.make_conditional(request)
     return response

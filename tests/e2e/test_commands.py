@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.commands import (
     INSTALL_S,
@@ -127,8 +128,16 @@ def test_make_alone_lists_its_targets() -> None:
 
 
 def pinned(name: str) -> set[str]:
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return {normal(line.partition("==")[0]) for line in lines if "==" in line and line[0] != "#"}
+    """What a file of requirements installs here."""
+    found = map(Requirement, required(name))
+    return {normal(one.name) for one in found if one.marker is None or one.marker.evaluate()}
+
+
+def required(name: str) -> list[str]:
+    """Its requirements, each without its hashes."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.partition("#")[0].partition("--hash")[0].strip() for line in text.splitlines()]
+    return [line for line in lines if line]
 
 
 def normal(name: str) -> str:
@@ -137,10 +146,29 @@ def normal(name: str) -> str:
 
 def test_every_requirement_is_pinned_to_one_version() -> None:
     for name in sorted(path.name for path in ROOT.glob("requirements*.txt")):
-        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
-            requirement = line.partition("#")[0].strip()
-            if requirement and not requirement.startswith("-r requirements"):
-                assert re.fullmatch(r"[\w.-]+==[\w.]+", requirement), f"{name}: {line}"
+        for line in required(name):
+            assert re.fullmatch(r"[\w.-]+==[\w.]+( ; .*)?", line), f"{name}: {line}"
+
+
+def test_what_is_installed_is_known_by_its_hash_on_every_platform() -> None:
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    blocks = re.split(r"\n(?=\S)", text.partition("make lock\n")[2].strip())
+    assert len(blocks) == len(required("requirements.txt")) > 20
+    counts = {
+        block.partition("==")[0]: len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", block))
+        for block in blocks
+    }
+    assert min(counts.values()) >= 1
+    # Those in C have wheels for many platforms and versions of Python.
+    assert min(counts["gevent"], counts["greenlet"], counts["orjson"]) > 30
+    assert "://" not in text, "it is nobody's business where they were found"
+
+
+def test_the_lock_has_what_is_asked_for() -> None:
+    asked = {normal(line.partition("==")[0]): line for line in required("requirements.in")}
+    locked = {normal(line.partition("==")[0]): line for line in required("requirements.txt")}
+    for name, line in asked.items():
+        assert locked[name].partition(" ;")[0].partition("==")[2] == line.partition("==")[2]
 
 
 LIST_PACKAGES = """
@@ -183,6 +211,18 @@ def test_make_install_has_the_package_and_nothing_else_and_make_run_serves(
     with serving([needs("make"), "run"], tree, port, env, tmp_path / "log") as served:
         assert "Installing" not in served.output, "installed twice"
         assert json.loads(get(port, "/health")[1])["backend"] == "engine"
+
+    code, output = run([needs("make"), "sbom"], tree, INSTALL_S)
+    assert code == 0, output
+    bill = json.loads((tree / "sbom.json").read_text(encoding="utf-8"))
+    assert bill["bomFormat"] == "CycloneDX"
+    listed_there = {normal(component["name"]) for component in bill["components"]}
+    assert pinned("requirements.txt") <= listed_there
+    # Nobody can be asked: what was not checked has not passed.
+    nowhere = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    code, output = run([needs("make"), "audit"], tree, INSTALL_S, **nowhere)
+    assert code != 0
+    assert "NOT CHECKED" in output
 
     (tree / "requirements.txt").touch()
     code, output = run([needs("make"), "--question", "install"], tree)

@@ -16,6 +16,21 @@ LOOKALIKES = [
     "http://app.example.com",
     "https://app.example.com:444",
     "https://app.example.com.evil.example",
+    "https://app.example.co",
+    "https://evilapp.example.com",
+    "https://app.example.com@evil.example",
+    "https://app.example.com/",
+    "https://app.example.com:443",
+    "https://app.example.com.",
+    "https://app.example.com, https://evil.example",
+    "https://evil.example https://app.example.com",
+    "https://appxexample.com",
+    "HTTPS://app.example.com",
+    "//app.example.com",
+    "app.example.com",
+    "http://localhost",
+    "http://localhost:30000",
+    "file://",
     "https://sub.app.example.com",
     "https://APP.example.com",
     "null",
@@ -73,7 +88,7 @@ def preflight(server: Served, path: str, method: str, origin: str) -> requests.R
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": method,
-        "Access-Control-Request-Headers": "content-type, idempotency-key, prefer",
+        "Access-Control-Request-Headers": "authorization, content-type, x-api-key",
     }
     return call(server, "OPTIONS", path, headers=headers)
 
@@ -91,7 +106,8 @@ def test_a_preflight_is_answered_for_named_origins_only(
     assert method in answer.headers["Access-Control-Allow-Methods"].split(", ")
     taken = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
     assert {"content-type", "idempotency-key", "prefer", "last-event-id"} <= set(taken)
-    assert "cache-control" in taken
+    assert {"cache-control", "authorization", "x-api-key"} <= set(taken)
+    assert "Access-Control-Allow-Credentials" not in answer.headers, "there are no cookies to send"
     assert allowed(preflight(friendly, path, method, STRANGER)) is None
 
 

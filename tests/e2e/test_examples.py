@@ -101,7 +101,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 def in_page(browser: Chrome, server: Served, script: str, *arguments: Any) -> Any:
     """Run a script in a page that the server itself serves."""
-    browser.get(f"{server.url}/health")
+    browser.get(f"{server.url}/")
     text = (CLIENTS / script).read_text(encoding="utf-8")
     # A function around it gives the script its arguments, and lets it wait.
     return browser.execute_async_script(

@@ -64,7 +64,7 @@ def refused(command: list[str], **environ: str) -> str:
         ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "set both or neither"),
         (
             {"ORCHESTRATOR_TLS_CERT": "/dev/null", "ORCHESTRATOR_TLS_KEY": "/dev/null"},
-            "ORCHESTRATOR_TLS_CERT=/dev/null",
+            "ORCHESTRATOR_TLS_CERT: /dev/null holds no certificate in PEM form.",
         ),
     ],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else "",

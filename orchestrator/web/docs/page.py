@@ -6,25 +6,21 @@ from functools import lru_cache
 from flask import Blueprint, Response, current_app, request
 from markupsafe import escape
 
+from orchestrator.headers import of_page
 from orchestrator.web import dates
 from orchestrator.web.docs.view import View
-from orchestrator.web.json_io import PIECE
+from orchestrator.web.json_io import PIECE, PageResponse
 from orchestrator.web.openapi.document import document, models
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 HERE = "localhost:8080"
 """Where the examples say the server is, until they are told where the reader found it."""
 
 bp = Blueprint("docs", __name__)
 dates.register(bp)
+
+
+class _Page(PageResponse):
+    standing = of_page(style="'self'", img="'self'")
 
 
 @bp.get("/docs")
@@ -36,7 +32,7 @@ def page() -> Response:
         html = html.replace(f"{scheme}://{HERE}", f"{scheme}{secure}://{escape(request.host)}")
     body = html.encode()
     pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
-    response = Response(pieces, mimetype="text/html", headers=HEADERS)
+    response = _Page(pieces)
     response.add_etag()
     response.make_conditional(request)
     return response

@@ -1,0 +1,1 @@
+"""Calls to addresses that others name: to the public internet only, and bounded in every way."""

@@ -1,0 +1,33 @@
+"""Which addresses are of the public internet, and what a name resolves to."""
+
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+Address = IPv4Address | IPv6Address
+Rule = Callable[[Address], bool]
+
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+# What Python counts as global in one of its versions, and leads elsewhere all the same: relays
+# and protocols that carry an IPv4 address inside, which may be private.
+_DETOURS_4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))
+_DETOURS_6 = tuple(
+    map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16"))
+)
+
+
+def is_public(address: Address) -> bool:
+    """Return whether ``address`` is a host of the public internet, and carries no other inside."""
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _DETOURS_4)
+    return address in _GLOBAL_UNICAST and not any(address in network for network in _DETOURS_6)
+
+
+def resolve(host: str, port: int) -> Sequence[Address]:
+    """Return the addresses of ``host``, in the system's order. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # A zone (fe80::1%eth0) is of a link, and so of no public address.
+    texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
+    return [ip_address(text) for text in texts]

@@ -1,0 +1,219 @@
+"""One call to an address that somebody else may have chosen.
+
+The name is resolved once, and the connection goes to an address that was looked at. Redirects are
+not followed, proxies not asked. The whole call has a deadline, its answer a size.
+"""
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from orchestrator.net.addresses import Address, Rule, is_public, resolve
+from orchestrator.urls import base_url
+
+MAX_BYTES = 256 * 1024
+TIMEOUT_S = 10.0
+AT_ONCE = 32
+"""Calls under way in a process, those included that a name server keeps waiting."""
+_PIECE = 16 * 1024
+
+_places = threading.BoundedSemaphore(AT_ONCE)
+
+
+class FetchFailed(Exception):
+    """The call brought nothing. The message says why, and quotes nothing of what came back."""
+
+
+class Fetched(NamedTuple):
+    """An answer, of whatever status; the names of its headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass
+class _Call:
+    """What one call has opened and brought, shared with who waits for it."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    sock: socket.socket | None = None
+    fetched: Fetched | None = None
+    fault: str = "it took too long"
+    is_late: bool = False
+
+    def end(self) -> None:
+        """Have a call that is still under way fail."""
+        self.is_late = True
+        if self.sock:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+
+def fetch(
+    url: str,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    max_bytes: int = MAX_BYTES,
+    allowed: Rule = is_public,
+    tls: ssl.SSLContext | None = None,
+) -> Fetched:
+    """Call ``url`` and return the answer. Raises FetchFailed, for a redirect as well.
+
+    ``allowed`` says which addresses may be connected to. Without TLS only this machine is called,
+    and only where that is allowed. ``timeout_s`` covers all, from the name to the last byte.
+    """
+    try:
+        base_url(url)
+    except ValueError as error:
+        raise FetchFailed(f"The address can't be called: {error}.") from None
+    if not _places.acquire(blocking=False):
+        raise FetchFailed(f"{AT_ONCE} calls are under way already.")
+    call, deadline = _Call(), time.monotonic() + timeout_s
+
+    def make() -> None:
+        try:
+            connection = _connection(url, call, deadline, allowed, tls)
+            with contextlib.closing(connection):
+                connection.request(method, _path(url), body, dict(headers or {}))
+                call.fetched = _answer(connection, max_bytes)
+        except FetchFailed as error:
+            call.fault = str(error)
+        except TimeoutError:
+            pass
+        except ssl.SSLError as error:
+            call.fault = f"its TLS is not as it should be ({error.reason or 'no certificate'})"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            call.fault = f"the connection failed ({type(error).__name__})"
+        finally:
+            _places.release()
+            call.done.set()
+
+    try:
+        threading.Thread(target=make, name="fetch", daemon=True).start()
+    except RuntimeError:
+        _places.release()
+        raise FetchFailed("There is no thread for the call.") from None
+    if not call.done.wait(timeout_s):
+        call.end()
+        raise FetchFailed(f"{_host(url)}: it took longer than {timeout_s:g} s.")
+    if call.fetched is None:
+        raise FetchFailed(f"{_host(url)}: {call.fault}.")
+    return call.fetched
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _path(url: str) -> str:
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _connection(
+    url: str, call: _Call, deadline: float, allowed: Rule, tls: ssl.SSLContext | None
+) -> http.client.HTTPConnection:
+    """Return a connection to the first address that may be called and answers."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    is_plain = parts.scheme != "https"
+    port = parts.port or (80 if is_plain else 443)
+    try:
+        addresses = resolve(host, port)
+    except (OSError, ValueError):
+        raise FetchFailed("the name can't be resolved") from None
+    chosen = [
+        address
+        for address in addresses
+        if allowed(address) and (address.is_loopback or not is_plain)
+    ]
+    if not chosen:
+        why = "over plain HTTP" if is_plain else "there"
+        raise FetchFailed(f"nothing may be called {why}: it is no public address")
+    connect = _connector(chosen, call, deadline)
+    if is_plain:
+        return _Plain(host, port, connect)
+    return _Secure(host, port, connect, tls or ssl.create_default_context())
+
+
+def _connector(
+    addresses: list[Address], call: _Call, deadline: float
+) -> Callable[[int], socket.socket]:
+    def connect(port: int) -> socket.socket:
+        for place, address in enumerate(addresses):
+            left = deadline - time.monotonic()
+            if left <= 0 or call.is_late:
+                raise TimeoutError
+            try:
+                share = left / (len(addresses) - place)
+                call.sock = socket.create_connection((str(address), port), share)
+            except OSError:
+                if place == len(addresses) - 1:
+                    raise
+            else:
+                call.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                return call.sock
+        raise TimeoutError
+
+    return connect
+
+
+class _Plain(http.client.HTTPConnection):
+    """HTTP over a socket that is connected already."""
+
+    def __init__(self, host: str, port: int, connect: Callable[[int], socket.socket]) -> None:
+        super().__init__(host, port)
+        self._open = connect
+
+    def connect(self) -> None:
+        """Take a socket to an address that was looked at."""
+        self.sock = self._open(self.port)
+
+
+class _Secure(_Plain):
+    """The same under TLS: the certificate must be of the name that was asked for."""
+
+    default_port = 443
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        connect: Callable[[int], socket.socket],
+        tls: ssl.SSLContext,
+    ) -> None:
+        super().__init__(host, port, connect)
+        self._tls = tls
+
+    def connect(self) -> None:
+        """Shake hands over such a socket."""
+        super().connect()
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _answer(connection: http.client.HTTPConnection, max_bytes: int) -> Fetched:
+    response = connection.getresponse()
+    if 300 <= response.status < 400 and response.status != HTTPStatus.NOT_MODIFIED:
+        raise FetchFailed(f"it redirects (status {response.status}), and that is not followed")
+    pieces, size = [], 0
+    while piece := response.read(_PIECE):
+        size += len(piece)
+        if size > max_bytes:
+            raise FetchFailed(f"the answer is larger than {max_bytes} bytes")
+        pieces.append(piece)
+    if response.length:
+        raise FetchFailed("the answer was cut")
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Fetched(response.status, headers, b"".join(pieces))
