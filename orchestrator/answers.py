@@ -322,3 +322,16 @@ class EventPageSchema(AnswerSchema):
     )
     next = fields.Integer(validate=validate.Range(-1), **_always("The `after` of the next page."))
     done = fields.Boolean(**_always("Whether nothing can follow: the request has ended."))
+
+
+class StreamTokenSchema(AnswerSchema):
+    """What opens one stream once."""
+
+    token = fields.String(
+        required=True, metadata={"description": "For `?token=` of the request's stream."}
+    )
+    expires_in = fields.Integer(
+        required=True,
+        validate=validate.Range(0, 60),
+        metadata={"description": "For how many seconds it is good."},
+    )

@@ -977,7 +977,7 @@ def test_sessions_are_listed_last_used_first(store: Store, clock: Clock) -> None
         clock.advance(1)
     submitted(store, session_id="c")
     assert sessions_listed(store) == list("cgfedba")
-    assert [item.id for item in store.sessions(limit=7, cursor=None).items] == list("cgfedba")
+    assert [item.name for item in store.sessions(limit=7, cursor=None).items] == list("cgfedba")
     assert store.sessions(limit=7, cursor=None).next_cursor is None
 
 

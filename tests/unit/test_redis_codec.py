@@ -51,6 +51,7 @@ UNUSUAL: dict[str, Any] = {
     "queue_timeout_s": 2 / 3,
     "on_busy": OnBusy.PARALLEL,
     "reuse": Reuse.NEVER,
+    "tenant": "a/b c",
 }
 
 

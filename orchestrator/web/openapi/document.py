@@ -27,6 +27,20 @@ bp = Blueprint("openapi", __name__)
 dates.register(bp)
 
 OPENAPI = "3.1.0"
+SECURITY: dict[str, Json] = {
+    "key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "A key that `orchestrator keys create` printed.",
+    },
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A JSON web token, or a key.",
+    },
+}
 
 PATHS = requests.SUBMIT_PATHS | watch.PATHS | requests.LIST_PATHS | service.PATHS
 
@@ -38,6 +52,7 @@ SCHEMAS: tuple[type[Schema], ...] = (
     answers.MetricsSchema,
     answers.StatusSchema,
     answers.RequestListSchema,
+    answers.StreamTokenSchema,
     answers.StartDataSchema,
     answers.TokenDataSchema,
     answers.RestartDataSchema,
@@ -102,6 +117,8 @@ def _document(names: Sequence[str]) -> Json:
     converter.add_attribute_function(_open_range)
     converter.add_attribute_function(_key_rule)
     _add_components(spec)
+    for name, scheme in SECURITY.items():
+        spec.components.security_scheme(name, copy.deepcopy(scheme))
     for path, operations in copy.deepcopy(PATHS).items():
         spec.path(path, operations=operations)
     found: Json = orjson.loads(orjson.dumps({"openapi": OPENAPI} | spec.to_dict()))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.auth.guard import HOW
 from orchestrator.errors import (
     Forbidden,
     IdempotencyKeyReused,
@@ -16,6 +17,7 @@ from orchestrator.errors import (
     PipelineUnavailable,
     ResultExpired,
     SessionBusy,
+    Unauthorized,
     UnsupportedMediaType,
 )
 from orchestrator.schemas import SESSION_ID_RULE, UNKNOWN_FIELD, invalid
@@ -55,6 +57,14 @@ def _invalid(reason: str, name: str, message: str) -> Fault:
 _ID = {"request_id": REQUEST_ID}
 
 FAULTS: dict[str, Fault] = {
+    "no_credentials": _of(
+        "The service asks for credentials, and these are missing or not good.",
+        Unauthorized(f"Credentials are needed here. {HOW}"),
+    ),
+    "no_scope": _of(
+        "The credentials are good, and don't allow this.",
+        Forbidden("This needs the scope infer, which these credentials don't have."),
+    ),
     "blank_prompt": _invalid("A field breaks its rule.", "prompt", "Must not be blank."),
     "unknown_field": _invalid("A field has a name that there isn't.", "promt", UNKNOWN_FIELD),
     "not_an_object": _of(

@@ -5,6 +5,7 @@ from orchestrator.web.openapi.parts import table
 CODES = {
     "`INVALID_REQUEST` 400": "Something breaks a rule; `details.fields` says which field and which "
     "rule. With 426 it is the kind of connection.",
+    "`UNAUTHORIZED` 401": "Credentials are needed here, and good ones.",
     "`FORBIDDEN` 403": "You may not do this.",
     "`NOT_FOUND` 404": "There is no such thing, and as far as is known there never was.",
     "`RESULT_EXPIRED` 404": "The request is older than results are kept.",

@@ -4,7 +4,7 @@ from orchestrator.ids import FORM
 from orchestrator.job import Status
 from orchestrator.schemas import MAX_WAIT_S, SESSION_ID_PATTERN
 from orchestrator.strict_json import Json
-from orchestrator.web.openapi.samples import REQUEST_ID, SESSION_ID
+from orchestrator.web.openapi.samples import REQUEST_ID, SESSION_ID, STREAM_TOKEN
 
 
 def _query(name: str, description: str, schema: Json) -> Json:
@@ -30,6 +30,11 @@ PARAMETERS: dict[str, Json] = {
         "request_id",
         "The `request_id` that a submit gave.",
         {"type": "string", "format": "uuid", "examples": [REQUEST_ID]},
+    ),
+    "StreamToken": _query(
+        "token",
+        "What `POST /stream-token` gave, for a client that can send no headers.",
+        {"type": "string", "examples": [STREAM_TOKEN["token"]]},
     ),
     "SessionIdInPath": _path(
         "session_id",

@@ -54,6 +54,9 @@ def operation(
     }
     if parameters:
         operation["parameters"] = list(parameters)
+    if "401" in responses:
+        # None of them, where the service asks for no credentials.
+        operation["security"] = [{"key": []}, {"token": []}, {}]
     return operation | dict(more or {}) | {"responses": responses}
 
 
@@ -99,9 +102,13 @@ def with_stream(replies: Replies, status: int, example: str, headers: tuple[str,
     return replies | {str(status): known | {"headers": merged, "content": content}}
 
 
-def faults(*names: str) -> Replies:
-    """Return the errors of an operation, those of one status together. Names are FAULTS' keys."""
-    chosen = sorted((*names, "internal"), key=_status_of)
+def faults(*names: str, is_open: bool = False) -> Replies:
+    """Return the errors of an operation, those of one status together. Names are FAULTS' keys.
+
+    One that ``is_open`` never asks for credentials.
+    """
+    always = ("internal",) if is_open else ("internal", "no_credentials", "no_scope")
+    chosen = sorted((*names, *always), key=_status_of)
     return {
         str(status): _fault_reply({name: FAULTS[name] for name in group})
         for status, group in groupby(chosen, key=_status_of)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator import __version__, wire
+from orchestrator.auth.tickets import TTL_S
 from orchestrator.events import (
     Completed,
     Event,
@@ -144,6 +145,10 @@ EVENT_PAGE_RESTARTED = {
 }
 
 
+KEY = f"ok_{'0' * 16}.{'A' * 43}"
+STREAM_TOKEN = {"token": "A" * 43, "expires_in": TTL_S}
+
+
 def event_stream(first: int = 0) -> str:
     """Return the sample's events as an SSE stream, from the seq ``first`` on."""
     frames = (wire.sse(seq, event, REQUEST_ID) for seq, event in enumerate(_log()) if seq >= first)
@@ -156,6 +161,7 @@ CLIENT_FRAMES: tuple[Json, ...] = (
     {"type": "subscribe", "request_id": REQUEST_ID, "after": 4},
     {"type": "unsubscribe", "request_id": REQUEST_ID},
     {"type": "ping"},
+    {"type": "auth", "token": KEY},
 )
 """One for each schema in frames.CLIENT_FRAMES, in the same order."""
 
@@ -166,5 +172,6 @@ SERVER_FRAMES: tuple[Json, ...] = (
     wire.ws_end(COMPLETED_JOB),
     wire.ws_end(FAILED_JOB),
     {"type": "pong"},
+    {"type": "welcome"},
 )
 """One for each schema in frames.SERVER_FRAMES, in the same order."""

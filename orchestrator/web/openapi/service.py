@@ -52,7 +52,7 @@ def _health(name: str) -> Json:
         "Ask whether the service is up",
         "For people and load balancers: it also says what answers prompts.",
         reply(200, "It is.", answers.HealthSchema, {"Healthy": samples.HEALTH}),
-        faults(),
+        faults(is_open=True),
     )
 
 
@@ -62,7 +62,7 @@ _live = operation(
     "Ask whether the process answers",
     "For a platform that restarts what doesn't.",
     reply(200, "It does.", answers.LiveSchema, {"Alive": {"status": "healthy"}}),
-    faults(),
+    faults(is_open=True),
 )
 
 _ready = operation(
@@ -71,7 +71,7 @@ _ready = operation(
     "Ask whether to send requests here",
     "For a platform that stops a server: from then on it takes no new ones.",
     reply(200, "Send them.", answers.ReadySchema, {"Ready": {"status": "ready"}}),
-    faults("restarting", "no_worker", "redis_away"),
+    faults("restarting", "no_worker", "redis_away", is_open=True),
 )
 
 _openapi = operation(

@@ -44,7 +44,7 @@ _stream = operation(
     ),
     reply(204, "The cursor is at the end: nothing follows, and an EventSource stops."),
     faults("no_request", "expired", "not_a_stream", "streams_full", "redis_away"),
-    parameters=("RequestId", "LastEventId", "After"),
+    parameters=("RequestId", "LastEventId", "After", "StreamToken"),
 )
 
 _events = operation(
@@ -105,7 +105,25 @@ _socket = operation(
     },
 )
 
+_stream_token = operation(
+    "Watch",
+    "createStreamToken",
+    "Get a token for an EventSource",
+    "A browser's EventSource can send no headers. The token in `?token=` opens the stream of this "
+    "one request, once, within a minute. Where no credentials are asked for it is empty.",
+    reply(
+        200,
+        "The token.",
+        answers.StreamTokenSchema,
+        {"A token": samples.STREAM_TOKEN},
+        ("Cache-Control",),
+    ),
+    faults("no_request", "expired", "redis_away"),
+    parameters=("RequestId",),
+)
+
 PATHS: dict[str, Json] = {
+    "/api/v1/stream-token/{request_id}": {"post": _stream_token},
     "/api/v1/stream/{request_id}": {"get": _stream},
     "/api/v1/events/{request_id}": {"get": _events},
     "/api/v1/ws": {"get": _socket},
