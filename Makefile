@@ -14,7 +14,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-scaled install test check format bench overhead scale-out chaos clean
+.PHONY: help run run-scaled install test check format bench overhead scale-out chaos fuzz clean
 
 help:
 	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
@@ -27,6 +27,7 @@ help:
 	@echo "make overhead   measure streams through the service beside the model server itself"
 	@echo "make scale-out  measure one worker and two beside the same job on Celery and Flask"
 	@echo "make chaos      kill, stop and restart what runs for 10 minutes, and miss no answer"
+	@echo "make fuzz       send whatever may come for up to 10 minutes, and find no rule broken"
 	@echo "make clean      remove what the others built"
 
 # What a local model needs comes along only where one is asked for.
@@ -65,6 +66,9 @@ scale-out: $(BENCH)/built
 
 chaos: $(DEV)/built
 	@$(DEV)/bin/python -m tests.chaos $(ARGS)
+
+fuzz: $(DEV)/built
+	@$(DEV)/bin/python -m tests.fuzz $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(DEV) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache

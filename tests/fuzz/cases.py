@@ -31,11 +31,29 @@ NO_TEXT = (
     *(b"\xfc\x80\x80\x80\x80\xaf", b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80"),
     *(b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xf7\xbf\xbf\xbf", b"\xfe", b"\xff"),
     *(b"\xed\xa0\x80", b"\xed\xad\xbf", b"\xed\xae\x80", b"\xed\xbf\xbf", b"\xfe\xfe\xff\xff"),
-    *(b"\xed\xa0\x80\xed\xb0\x80", b"\xed\xaf\xbf\xed\xbf\xbf", b"\xe2\x28\xa1", b"\xf0\x28\x8c\xbc"),
-    *(b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited", b"\xc3(", b"\xf0\x90(\xbc"),
+    *(
+        b"\xed\xa0\x80\xed\xb0\x80",
+        b"\xed\xaf\xbf\xed\xbf\xbf",
+        b"\xe2\x28\xa1",
+        b"\xf0\x28\x8c\xbc",
+    ),
+    *(
+        b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited",
+        b"\xc3(",
+        b"\xf0\x90(\xbc",
+    ),
 )
 """What is in no case UTF-8, whatever follows it."""
-CUT = (b"\xc3", b"\xe2\x82", b"\xe2", b"\xf0\x9f\x98", b"\xf0\x9f", b"\xf0", b"\xef\xbf", b"\xf4\x8f")
+CUT = (
+    b"\xc3",
+    b"\xe2\x82",
+    b"\xe2",
+    b"\xf0\x9f\x98",
+    b"\xf0\x9f",
+    b"\xf0",
+    b"\xef\xbf",
+    b"\xf4\x8f",
+)
 """What is no UTF-8 unless more follows."""
 GOOD_TEXT = (
     *("é", "κόσμε", "Hello-µ@ßöäüàá-UTF-8!!", "€", "😀", "\x7f", "\u0080", "\u07ff", "\u0800"),
@@ -167,7 +185,9 @@ def texts() -> Iterator[Case]:
 
 def closes() -> Iterator[Case]:
     """7: the end."""
-    yield Case("7.1.1 a message and a close", [frame(TEXT, question("a")), close()], ["a"], code=1000)
+    yield Case(
+        "7.1.1 a message and a close", [frame(TEXT, question("a")), close()], ["a"], code=1000
+    )
     yield Case("7.1.2 two closes", [close(), close(1001)], code=1000)
     yield Case("7.1.3 a ping after the close", [close(), frame(PING, b"x")], code=1000)
     yield Case("7.1.4 a message after the close", [close(), ALIVE], code=1000)
@@ -215,7 +235,7 @@ def cases() -> list[Case]:
 
 
 def a_random_case(number: int, random_: random.Random) -> Case:
-    """Messages of random sizes in random pieces, with control frames strewn in, and a random end."""
+    """Messages of random sizes in random pieces, control frames strewn in, and a random end."""
     sent: list[bytes] = []
     answers: list[str | int] = []
     pongs: list[bytes] = []
@@ -223,7 +243,9 @@ def a_random_case(number: int, random_: random.Random) -> Case:
     for ref in range(random_.randint(1, 6)):
         if random_.random() < 0.3:
             errors += 1
-            message = pieces(BINARY, random_.randbytes(random_.randint(0, 300)), random_.randint(1, 90))
+            message = pieces(
+                BINARY, random_.randbytes(random_.randint(0, 300)), random_.randint(1, 90)
+            )
         else:
             answers.append(ref)
             data = question(ref, random_.choice((0, 125, 126, 500, 65535, 65536)))

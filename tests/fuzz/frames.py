@@ -191,9 +191,9 @@ def replay(port: int, case: Case, parts: Sequence[bytes]) -> str | None:
             if case.code is None:
                 wanted.answers.append("alive")
                 client.send([frame(TEXT, question())])
-                while "alive" not in client.received.answers or len(
-                    client.received.pongs
-                ) < len(case.pongs):
+                while "alive" not in client.received.answers or len(client.received.pongs) < len(
+                    case.pongs
+                ):
                     client.take()
                 client.send([close()])
                 wanted.code = 1000

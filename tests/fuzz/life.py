@@ -52,9 +52,7 @@ TEXTS = st.lists(st.sampled_from(["a", "", "é\u2028", "\x00", "word " * 40]), m
 KEYS = st.builds(Idempotency, st.sampled_from(["k", "l"]), st.sampled_from([b"one", b"two"]))
 USAGES = st.none() | st.builds(Usage, st.integers(0, 9), st.integers(0, 9))
 ENDS: st.SearchStrategy[Terminal] = (
-    st.builds(
-        Completed, st.sampled_from([FinishReason.STOP, FinishReason.LENGTH]), USAGES, USAGES
-    )
+    st.builds(Completed, st.sampled_from([FinishReason.STOP, FinishReason.LENGTH]), USAGES, USAGES)
     | st.builds(Failed, st.just("UPSTREAM_ERROR"), st.just("It is down."), st.none(), USAGES)
     | st.builds(Cancelled, USAGES)
 )
@@ -342,9 +340,9 @@ class Life(RuleBasedStateMachine):
         """End all that lives, and see that nothing is left once all is forgotten."""
         try:
             for request in self.model.kept():
-                whole = self.stores[0].read(request.id, -1, 10_000)
-                assert len(whole.events) == len(request.log)
-                assert all(alike(real[1], event) for real, event in zip(whole.events, request.log))
+                events = [event for _, event in self.stores[0].read(request.id, -1, 10_000).events]
+                assert len(events) == len(request.log)
+                assert all(map(alike, events, request.log))
             for request in self.model.kept():
                 if request.is_live:
                     self.stores[0].finish(request.id, Failed("SHUTDOWN", "Over."), request.run)
@@ -418,12 +416,13 @@ class MemoryLife(Life):
     """One process, and all in its memory."""
 
     steps = 0
+    retention_s: ClassVar[float] = RETENTION_S
 
     def make(self) -> Sequence[Store]:
         return [
             MemoryStore(
                 queue_limit=QUEUE_LIMIT,
-                retention_s=RETENTION_S,
+                retention_s=self.retention_s,
                 memory_limit=64 * 1024 * 1024,
                 clock=self.clock,
             )
@@ -443,7 +442,7 @@ class RedisLife(Life):
     def make(self) -> Sequence[Store]:
         self.server.client.flushall()
         leases = Leases(self.lease_s, grace_s=0.0)
-        stores = [
+        return [
             RedisStore(
                 self.server.url,
                 queue_limit=QUEUE_LIMIT,
@@ -453,7 +452,6 @@ class RedisLife(Life):
             )
             for _ in range(3)
         ]
-        return stores
 
     @rule(number=NUMBERS)
     def renew(self, number: int) -> None:
