@@ -28,9 +28,9 @@ def documented(seed: int, cases: int, folder: Path) -> Iterator[str]:
             place.mkdir()
             # A crowded server is slow by its making, and needs fewer.
             examples = EXAMPLES // 6 if kind == "crowded" else EXAMPLES
-            with openapi.serving(kind, place) as server:
+            with openapi.serving(kind, place) as target:
                 left = deadline - time.monotonic()
-                verdict = openapi.judge(server, seed, examples, place, max(left, 60.0))
+                verdict = openapi.judge(target, seed, examples, place, max(left, 60.0))
             done += verdict.cases
             print(f"  {kind}, seed {seed}: {verdict.cases} cases", flush=True)
             if verdict.found:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,16 @@ COMMAND = [sys.executable, "-c", "from schemathesis.cli import schemathesis; sch
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
 REQUEST_S = 90
 """How long an answer may take: a long poll may last for 60 s."""
-KINDS = ("roomy", "crowded", "shared")
+KINDS = ("roomy", "crowded", "shared", "guarded")
+KEYS = [sys.executable, "-m", "orchestrator", "keys", "create", "--tenant", "fuzz"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A running server, and the headers that it wants with everything."""
+
+    server: Served
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,8 +37,9 @@ class Verdict:
     found: str
 
 
-def judge(server: Served, seed: int, examples: int, folder: Path, seconds: float) -> Verdict:
+def judge(target: Target, seed: int, examples: int, folder: Path, seconds: float) -> Verdict:
     """Send a server what its document tells of: up to ``examples`` cases a phase and operation."""
+    server = target.server
     report = folder / f"schemathesis-{seed}.json"
     options = {
         "--checks": "all",
@@ -44,6 +55,7 @@ def judge(server: Served, seed: int, examples: int, folder: Path, seconds: float
         [
             *(*COMMAND, "--config-file", str(SETTINGS), "run", f"{server.api}/openapi.json"),
             *(part for option in options.items() for part in option),
+            *(part for header in target.headers for part in ("--header", header)),
             *("--continue-on-failure", "--no-color"),
         ],
         # It leaves what it found in a folder of its own.
@@ -67,10 +79,11 @@ def judge(server: Served, seed: int, examples: int, folder: Path, seconds: float
 
 
 @contextlib.contextmanager
-def serving(kind: str, folder: Path) -> Iterator[Served]:
-    """Run a service: with room for all, with room for few, or over Redis with a worker."""
+def serving(kind: str, folder: Path) -> Iterator[Target]:
+    """Run a service: with room for all, with room for few, over Redis with a worker, with keys."""
     with contextlib.ExitStack() as stack:
         environ: dict[str, str] = {}
+        headers: tuple[str, ...] = ()
         if kind == "crowded":
             environ = {
                 "ORCHESTRATOR_ECHO_DELAY_S": "0.02",
@@ -81,4 +94,17 @@ def serving(kind: str, folder: Path) -> Iterator[Served]:
             redis = stack.enter_context(redis_server.running(folder))
             environ = scaled(redis, ORCHESTRATOR_ECHO_DELAY_S="0.001")
             stack.enter_context(working(folder / "worker.log", **environ))
-        yield stack.enter_context(serve(**environ))
+        elif kind == "guarded":
+            environ = {
+                "ORCHESTRATOR_API_KEYS_FILE": str(folder / "keys"),
+                "ORCHESTRATOR_KEY_PEPPER": secrets.token_hex(32),
+            }
+            headers = (f"X-API-Key: {_new_key(environ)}",)
+        yield Target(stack.enter_context(serve(**environ)), headers)
+
+
+def _new_key(environ: dict[str, str]) -> str:
+    made = subprocess.run(
+        KEYS, env=environment(**environ), capture_output=True, text=True, check=True
+    )
+    return made.stdout.strip()

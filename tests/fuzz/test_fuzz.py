@@ -17,7 +17,7 @@ SEED = 1
 def test_the_api_answers_whatever_is_sent_as_its_document_says(
     server: Served, tmp_path: Path
 ) -> None:
-    verdict = openapi.judge(server, SEED, examples=5, folder=tmp_path, seconds=120)
+    verdict = openapi.judge(openapi.Target(server), SEED, examples=5, folder=tmp_path, seconds=120)
     assert not verdict.found, verdict.found
     assert verdict.cases >= 300
 
