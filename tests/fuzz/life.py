@@ -31,7 +31,7 @@ from tests.fakes.clock import Clock
 from tests.fuzz.model import DAY_S, Model, Request, events_after
 from tests.redis_server import RedisServer
 
-QUEUE_LIMIT = 3
+QUEUE_LIMIT = 4
 RETENTION_S = 3600.0
 MOMENT_S = 0.001
 """How far apart the same moment may be: a first token's is told as how long ago it was."""
@@ -46,7 +46,7 @@ SHOWN = (
 )
 
 NUMBERS = st.integers(0, 2**16)
-SESSIONS = st.sampled_from(["chat", "talk", "other"])
+SESSIONS = st.sampled_from(["chat", "chat", "talk"])
 BACKENDS = st.sampled_from(["echo", "spare"])
 TEXTS = st.lists(st.sampled_from(["a", "", "é\u2028", "\x00", "word " * 40]), max_size=4)
 KEYS = st.builds(Idempotency, st.sampled_from(["k", "l"]), st.sampled_from([b"one", b"two"]))
@@ -59,13 +59,13 @@ ENDS: st.SearchStrategy[Terminal] = (
 ASKED = st.fixed_dictionaries(
     {
         "session_id": SESSIONS,
-        "on_busy": st.sampled_from(list(OnBusy)),
+        "on_busy": st.sampled_from([OnBusy.ENQUEUE, OnBusy.ENQUEUE, *OnBusy]),
         "priority": st.sampled_from(list(Priority)),
-        "queue_timeout_s": st.sampled_from([1.0, 60.0, 3600.0]),
+        "queue_timeout_s": st.sampled_from([1.0, 60.0, 3600.0, 3600.0]),
         "system": st.sampled_from([None, "Be short."]),
     }
 )
-PAUSES = st.sampled_from([0.5, 1.0, 16.0, 60.0, 1800.0, RETENTION_S, DAY_S])
+PAUSES = st.sampled_from([0.5, 0.5, 0.5, 1.0, 16.0, 16.0, 60.0, 1800.0, RETENTION_S, DAY_S])
 
 
 def outcome(act: Callable[[], Any]) -> Any:
@@ -154,6 +154,22 @@ class Life(RuleBasedStateMachine):
         assert ids(real.ready) == ready
         if not submission.replayed:
             self.made.append(job.id)
+
+    @rule(number=NUMBERS, session_id=SESSIONS, count=st.integers(2, 4))
+    def come_together(self, number: int, session_id: str, count: int) -> None:
+        """Several in one session: chance alone seldom has that many wait for one."""
+        asked = {"session_id": session_id, "queue_timeout_s": 3600.0}
+        for step in range(count):
+            self.submit(number + step, asked, None)
+
+    @precondition(lambda self: any(map(self.model.is_ready, self.model.waiting())))
+    @rule(number=NUMBERS, pick=NUMBERS, texts=TEXTS, event=ENDS)
+    def run(self, number: int, pick: int, texts: list[str], event: Terminal) -> None:
+        """A whole run, from the claim to the end."""
+        self.claim(number, pick | 1, "echo")
+        last = len(self.runs) - 1
+        self.say(last, texts)
+        self.finish(last, event)
 
     @rule(number=NUMBERS, key=KEYS)
     def replay(self, number: int, key: Idempotency) -> None:
