@@ -1,9 +1,10 @@
 """The whole life of requests in any order, by any process, held against a model of it."""
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -31,7 +32,7 @@ from tests.fakes.clock import Clock
 from tests.fuzz.model import DAY_S, Model, Request, events_after
 from tests.redis_server import RedisServer
 
-QUEUE_LIMIT = 4
+QUEUE_LIMIT = 5
 RETENTION_S = 3600.0
 MOMENT_S = 0.001
 """How far apart the same moment may be: a first token's is told as how long ago it was."""
@@ -45,27 +46,51 @@ SHOWN = (
     *("failed_usage", "error_code", "error_stage"),
 )
 
-NUMBERS = st.integers(0, 2**16)
-SESSIONS = st.sampled_from(["chat", "chat", "talk"])
-BACKENDS = st.sampled_from(["echo", "spare"])
-TEXTS = st.lists(st.sampled_from(["a", "", "é\u2028", "\x00", "word " * 40]), max_size=4)
-KEYS = st.builds(Idempotency, st.sampled_from(["k", "l"]), st.sampled_from([b"one", b"two"]))
-USAGES = st.none() | st.builds(Usage, st.integers(0, 9), st.integers(0, 9))
-ENDS: st.SearchStrategy[Terminal] = (
-    st.builds(Completed, st.sampled_from([FinishReason.STOP, FinishReason.LENGTH]), USAGES, USAGES)
-    | st.builds(Failed, st.just("UPSTREAM_ERROR"), st.just("It is down."), st.none(), USAGES)
-    | st.builds(Cancelled, USAGES)
-)
-ASKED = st.fixed_dictionaries(
-    {
-        "session_id": SESSIONS,
-        "on_busy": st.sampled_from([OnBusy.ENQUEUE, OnBusy.ENQUEUE, *OnBusy]),
-        "priority": st.sampled_from(list(Priority)),
-        "queue_timeout_s": st.sampled_from([1.0, 60.0, 3600.0, 3600.0]),
-        "system": st.sampled_from([None, "Be short."]),
+T = TypeVar("T")
+
+
+def rolled(make: Callable[[random.Random], T]) -> st.SearchStrategy[T]:
+    """What ``make`` makes by chance: hypothesis alone comes back to what is simple too often."""
+    return st.integers(0, 2**64 - 1).map(lambda seed: make(random.Random(seed)))
+
+
+def _a_usage(dice: random.Random) -> Usage | None:
+    return dice.choice([None, Usage(dice.randrange(9), dice.randrange(9))])
+
+
+def _an_end(dice: random.Random) -> Terminal:
+    reason = dice.choice([FinishReason.STOP, FinishReason.LENGTH])
+    return dice.choice(
+        [
+            Completed(reason, _a_usage(dice), _a_usage(dice)),
+            Completed(reason, _a_usage(dice)),
+            Failed("UPSTREAM_ERROR", "It is down.", None, _a_usage(dice)),
+            Cancelled(_a_usage(dice)),
+        ]
+    )
+
+
+def _asked(dice: random.Random) -> dict[str, Any]:
+    return {
+        "session_id": dice.choice(NAMES),
+        "on_busy": dice.choice(list(OnBusy)),
+        "priority": dice.choice(list(Priority)),
+        "queue_timeout_s": dice.choice([1.0, 60.0, 3600.0, 3600.0]),
+        "system": dice.choice([None, "Be short."]),
     }
-)
-PAUSES = st.sampled_from([0.5, 0.5, 0.5, 1.0, 16.0, 16.0, 60.0, 1800.0, RETENTION_S, DAY_S])
+
+
+NAMES = ("chat", "chat", "talk")
+WORDS = ("a", "", "é\u2028", "\x00", "word " * 40)
+SECONDS = (0.5, 0.5, 0.5, 1.0, 16.0, 16.0, 16.0, 60.0, 1800.0, RETENTION_S, DAY_S)
+NUMBERS = rolled(lambda dice: dice.randrange(2**16))
+SESSIONS = rolled(lambda dice: dice.choice(NAMES))
+BACKENDS = rolled(lambda dice: dice.choice(["echo", "spare"]))
+TEXTS = rolled(lambda dice: dice.choices(WORDS, k=dice.randrange(4)))
+KEYS = rolled(lambda dice: Idempotency(dice.choice("kl"), dice.choice([b"one", b"one", b"two"])))
+ENDS = rolled(_an_end)
+ASKED = rolled(_asked)
+PAUSES = rolled(lambda dice: dice.choice(SECONDS))
 
 
 def outcome(act: Callable[[], Any]) -> Any:
@@ -171,6 +196,14 @@ class Life(RuleBasedStateMachine):
         self.say(last, texts)
         self.finish(last, event)
 
+    @rule(number=NUMBERS, pick=NUMBERS, texts=TEXTS)
+    def begin(self, number: int, pick: int, texts: list[str]) -> None:
+        """A run that has said something, and goes on."""
+        before = len(self.runs)
+        self.claim(number, pick | 1, "echo")
+        if len(self.runs) > before:
+            self.say(before, texts)
+
     @rule(number=NUMBERS, key=KEYS)
     def replay(self, number: int, key: Idempotency) -> None:
         real = outcome(lambda: self.store(number).replay(key))
@@ -239,7 +272,8 @@ class Life(RuleBasedStateMachine):
 
     @rule(number=NUMBERS, pick=NUMBERS)
     def cancel(self, number: int, pick: int) -> None:
-        request_id = self.one(pick)
+        running = self.runs and pick % 2
+        request_id = self.runs[pick % len(self.runs)][1] if running else self.one(pick)
         real = outcome(lambda: self.store(number).cancel(request_id))
         self.same_change(real, outcome(lambda: self.model.cancel(request_id)))
 
@@ -272,6 +306,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def drain(self, number: int) -> None:
+        if number % 4:
+            # Not often: whatever runs ends with it.
+            return
         place = number % len(self.stores)
         mine = [(job.id, job.run) for job in self.stores[place].live()]
         told = [(run[1], run[2]) for run in self.runs if run[0] == place]
@@ -478,6 +515,14 @@ class RedisLife(Life):
             if at == place and not self.model.renew(request_id, run)
         ]
         assert sorted(self.stores[place].renew()) == sorted(stop)
+
+    @precondition(lambda self: self.runs)
+    @rule(number=NUMBERS)
+    def lose(self, number: int) -> None:
+        """Whoever runs something is not heard of for longer than a lease."""
+        self.clock.advance(self.lease_s)
+        self.sweep(number)
+        self.begin(number, number, ["a"])
 
     @precondition(lambda self: self.runs)
     @rule(pick=NUMBERS)
