@@ -71,7 +71,7 @@ fuzz: $(DEV)/built
 	@$(DEV)/bin/python -m tests.fuzz $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(DEV) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEV) $(BENCH) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each environment is built anew, and only when what it is built from changes: the mark inside is
