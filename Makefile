@@ -15,7 +15,8 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-scaled install test check format bench overhead scale-out chaos lock sbom audit clean
+.PHONY: help run run-scaled install test check format bench overhead scale-out chaos fuzz \
+	lock sbom audit clean
 
 help:
 	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
@@ -28,6 +29,7 @@ help:
 	@echo "make overhead   measure streams through the service beside the model server itself"
 	@echo "make scale-out  measure one worker and two beside the same job on Celery and Flask"
 	@echo "make chaos      kill, stop and restart what runs for 10 minutes, and miss no answer"
+	@echo "make fuzz       send whatever may come for up to 10 minutes, and find no rule broken"
 	@echo "make lock       write requirements.txt: what requirements.in needs, with all hashes"
 	@echo "make sbom       write sbom.json: all that make run installs, as CycloneDX"
 	@echo "make audit      ask whether any of that is known to be vulnerable"
@@ -70,6 +72,9 @@ scale-out: $(BENCH)/built
 chaos: $(DEV)/built
 	@$(DEV)/bin/python -m tests.chaos $(ARGS)
 
+fuzz: $(DEV)/built
+	@$(DEV)/bin/python -m tests.fuzz $(ARGS)
+
 # For every platform and every Python from 3.11 on. What is pinned stays, unless ARGS=--upgrade.
 lock: $(AUDIT)/built
 	@$(AUDIT)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -94,7 +99,8 @@ audit: $(AUDIT)/built
 	fi
 
 clean:
-	rm -rf $(VENV) $(DEV) $(BENCH) $(AUDIT) sbom.json build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEV) $(BENCH) $(AUDIT) sbom.json build dist .hypothesis .mypy_cache
+	rm -rf .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each environment is built anew, and only when what it is built from changes: the mark inside is

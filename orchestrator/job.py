@@ -90,6 +90,10 @@ class GenerateRequest(NamedTuple):
         """The name of its session among those of all tenants."""
         return session_of(self.tenant, self.session_id)
 
+    def __repr__(self) -> str:
+        """Say nothing that the client has said: this may end in a log."""
+        return f"GenerateRequest(model={self.model!r}, ...)"
+
 
 def session_of(tenant: str, session_id: str) -> str:
     """Return the name that a tenant's session has among those of all tenants.
@@ -107,10 +111,6 @@ def tenant_of(session: str) -> str:
 def session_id_of(session: str) -> str:
     """Return what its tenant calls a session."""
     return session.rpartition("/")[2]
-
-    def __repr__(self) -> str:
-        """Say nothing that the client has said: this may end in a log."""
-        return f"GenerateRequest(model={self.model!r}, ...)"
 
 
 class IllegalMove(Exception):

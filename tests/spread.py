@@ -28,6 +28,7 @@ LONG = {
     "tests/integration/test_failover.py": 20,
     "tests/e2e/test_faults.py": 25,
     "tests/chaos/test_chaos.py": 30,
+    "tests/fuzz/test_fuzz.py": 20,
     "tests/e2e/test_engine.py": 15,
     "tests/e2e/test_scaled.py": 30,
     "tests/e2e/test_keepalive.py": 28,

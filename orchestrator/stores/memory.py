@@ -93,6 +93,7 @@ class MemoryStore:
                 return replayed
             if request.on_busy is OnBusy.REJECT:
                 self._check_idle(request.session)
+            self._check_queue()
             self._sessions.touch(request.session)
             self._admit(job, idempotency)
             if idempotency:
@@ -272,9 +273,11 @@ class MemoryStore:
         if active:
             raise refusals.busy(session, active[0])
 
-    def _admit(self, job: Job, idempotency: Idempotency | None) -> None:
+    def _check_queue(self) -> None:
         if len(self._pending) >= self._queue_limit:
             raise refusals.full(self._queue_limit)
+
+    def _admit(self, job: Job, idempotency: Idempotency | None) -> None:
         size = JOB_BYTES + _request_bytes(job.request)
         key_size = key_bytes(idempotency.key) if idempotency else 0
         self._make_room(size + key_size + SESSION_BYTES)

@@ -1150,6 +1150,21 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(make_store: MakeStore) ->
         submitted(store)
 
 
+def test_a_refusal_by_a_full_queue_is_no_use_of_a_session(
+    make_store: MakeStore, clock: Clock
+) -> None:
+    store = make_store(queue_limit=1)
+    for session_id in ("first", "last"):
+        store.cancel(submitted(store, session_id=session_id).id)
+    before = store.session("first")
+    submitted(store, session_id="busy")
+    clock.advance(1)
+    with pytest.raises(PipelineUnavailable):
+        submitted(store, session_id="first")
+    assert store.session("first") == before
+    assert sessions_listed(store) == ["busy", "last", "first"]
+
+
 def test_those_that_wait_for_their_session_count_as_waiting(make_store: MakeStore) -> None:
     store = make_store(queue_limit=2)
     claimed(store, session_id="chat")
