@@ -8,6 +8,7 @@ from typing import Any
 import requests
 from jsonschema import Draft202012Validator
 
+from orchestrator.headers import DATA, NO_STORE
 from orchestrator.web.openapi.samples import REQUEST_ID, SESSION_ID
 
 Json = dict[str, Any]
@@ -15,7 +16,9 @@ METHODS = ("get", "put", "post", "delete", "patch", "options", "head", "trace")
 # What each answer has, whatever it says.
 COMMON_HEADERS = {
     *("allow", "connection", "content-length", "content-type", "date", "server"),
-    *("transfer-encoding", "x-content-type-options"),
+    "transfer-encoding",
+    # What protects every answer: see orchestrator/headers.py.
+    *(name.lower() for name, _ in (*DATA, NO_STORE)),
 }
 IDS_AND_NUMBERS = rf"{REQUEST_ID}|{SESSION_ID}|-?\d+"
 

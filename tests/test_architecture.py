@@ -23,8 +23,8 @@ FLOORS: dict[str, list[str]] = {
         "settings",
         "config",
     ],
-    "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "words": ["answers strict_json wire", "schemas views", "frames"],
+    "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "credentials": [
         "auth",
         "auth.keys auth.key_set auth.tickets auth.tokens",
@@ -112,7 +112,7 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "orjson": ("schemas", "wire", "stores", "backends", "web", "server"),
     "redis": ("stores.redis", "dispatch"),
     "simple_websocket": ("web",),
-    "urllib3": ("auth.key_set", "backends"),
+    "urllib3": ("backends",),
     "werkzeug": ("web",),
     "wsproto": ("web",),
     "xllamacpp": ("backends.engine.child",),

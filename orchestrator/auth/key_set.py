@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from orchestrator.errors import PipelineUnavailable
+from orchestrator.net.addresses import Rule, is_public
+from orchestrator.net.fetch import FetchFailed, fetch
+from orchestrator.urls import is_private
 
 logger = logging.getLogger("orchestrator")
 
@@ -34,6 +36,7 @@ class KeySet:
     ) -> None:
         self._url = url
         self._algorithm = algorithm
+        self._allowed = _rule(url)
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: dict[str | None, Any] = {}
@@ -72,26 +75,14 @@ class KeySet:
             try:
                 self._keys = self._read(self._fetch())
                 self._fetched_at = self._clock()
-            except (HTTPError, OSError, ValueError, RecursionError) as error:
-                logger.warning("the keys of the issuer can't be fetched: %s", type(error).__name__)
+            except (FetchFailed, ValueError, RecursionError) as error:
+                logger.warning("the keys of the issuer can't be fetched: %s", error)
 
     def _fetch(self) -> bytes:
-        timeout = urllib3.Timeout(total=FETCH_S)
-        with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
-            # A redirect would lead to where the settings don't.
-            answer = pool.request("GET", self._url, redirect=False, preload_content=False)
-            try:
-                if answer.status != 200:
-                    raise ValueError(answer.status)
-                body = b""
-                deadline = time.monotonic() + FETCH_S
-                while piece := answer.read1(BODY_BYTES):
-                    body += piece
-                    if len(body) > BODY_BYTES or time.monotonic() > deadline:
-                        raise ValueError("too large, or too slow")
-                return body
-            finally:
-                answer.close()
+        answer = fetch(self._url, timeout_s=FETCH_S, max_bytes=BODY_BYTES, allowed=self._allowed)
+        if answer.status != 200:
+            raise FetchFailed(f"it answers with HTTP status {answer.status}")
+        return answer.body
 
     def _read(self, body: bytes) -> dict[str | None, Any]:
         """Return the keys for this algorithm by their ids; others are passed over."""
@@ -120,3 +111,9 @@ class KeySet:
             and record.get("alg", self._algorithm) == self._algorithm
             and isinstance(record.get("kid"), str | None)
         )
+
+
+def _rule(url: str) -> Rule:
+    """Return which addresses hold the keys: this machine where it is named, the public net else."""
+    is_here = is_private(urlsplit(url)._replace(scheme="http").geturl())
+    return (lambda address: address.is_loopback) if is_here else is_public

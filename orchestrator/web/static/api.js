@@ -1,5 +1,7 @@
 /** The REST part of the API, as the playground needs it. */
 
+import * as key from "./key.js";
+
 export const base = new URL("api/v1/", document.baseURI);
 
 /** An answer that is not a success, as the API said it. */
@@ -22,12 +24,16 @@ export class Unreachable extends ApiError {
 async function call(path, options = {}) {
   let response;
   try {
-    response = await fetch(new URL(path, base), options);
+    const headers = { ...options.headers, ...key.headers() };
+    response = await fetch(new URL(path, base), { ...options, headers });
   } catch {
     throw new Unreachable();
   }
   const body = await response.json().catch(() => null);
   if (response.ok && body !== null) return body;
+  if (response.status === 401 && (await key.ask(body?.error?.message ?? ""))) {
+    return call(path, options);
+  }
   const said = body?.error ?? { code: `HTTP ${response.status}`, message: response.statusText };
   throw new ApiError(said.code, said.message, said.details, response.status);
 }
@@ -48,10 +54,18 @@ export const models = () => call("models");
 export const session = (id) => call(`sessions/${encodeURIComponent(id)}`);
 export const requests = (parameters) => call(`requests?${query(parameters)}`);
 
+/** Return what opens the stream of a request once, since an EventSource can send no headers. */
+export async function streamToken(id) {
+  if (!key.known()) return null;
+  const { token } = await call(`stream-token/${encodeURIComponent(id)}`, { method: "POST" });
+  return token;
+}
+
 /** Return the address of a request's event stream, from after an event where one is given. */
-export function streamUrl(id, after = null) {
+export function streamUrl(id, after = null, token = null) {
   const url = new URL(`stream/${encodeURIComponent(id)}`, base);
   if (after !== null) url.searchParams.set("after", after);
+  if (token) url.searchParams.set("token", token);
   return url;
 }
 

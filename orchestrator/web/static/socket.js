@@ -1,6 +1,7 @@
 /** Answers over one WebSocket: submits and follows many requests, and reconnects by itself. */
 
 import { ApiError, Unreachable, socketUrl } from "./api.js";
+import * as key from "./key.js";
 import { Backoff } from "./backoff.js";
 
 const PULSE_MS = 15_000;
@@ -63,13 +64,15 @@ export class SocketTransport {
     if (this.#socket) return this.#socket;
     const socket = new WebSocket(socketUrl());
     this.#socket = socket;
-    socket.addEventListener("open", () => this.#opened());
+    socket.addEventListener("open", () => this.#opened(socket));
     socket.addEventListener("message", ({ data }) => this.#hear(JSON.parse(data)));
     socket.addEventListener("close", (event) => this.#lost(socket, event));
     return socket;
   }
 
-  #opened() {
+  #opened(socket) {
+    // Before all that waits for the socket to open: it says who asks.
+    if (key.known()) socket.send(JSON.stringify({ type: "auth", token: key.known() }));
     this.#asked = 0;
     this.#backoff.reset();
     for (const { listener } of this.#follows.values()) listener.connected(true);

@@ -45,6 +45,7 @@ class Stream {
   #listener;
   #source = null;
   #timer = 0;
+  #opened = false;
   #closed = false;
   #last = null;
   #backoff = new Backoff();
@@ -55,7 +56,9 @@ class Stream {
   }
 
   open() {
-    if (!this.#source) this.#connect();
+    if (this.#opened) return;
+    this.#opened = true;
+    this.#connect();
   }
 
   close() {
@@ -64,8 +67,16 @@ class Stream {
     this.#source?.close();
   }
 
-  #connect() {
-    const source = new EventSource(api.streamUrl(this.#id, this.#last));
+  async #connect() {
+    let token;
+    try {
+      token = await api.streamToken(this.#id);
+    } catch {
+      this.#retry();
+      return;
+    }
+    if (this.#closed) return;
+    const source = new EventSource(api.streamUrl(this.#id, this.#last, token));
     this.#source = source;
     const on = (name, heard) =>
       source.addEventListener(name, (event) => {
@@ -83,7 +94,10 @@ class Stream {
     on("complete", (data) => this.#listener.ended(endOf(data)));
   }
 
-  /** A cut connection is retried by the browser itself; a refusal is looked into. */
+  /**
+   * A cut connection is retried by the browser itself, and a refusal is looked into: the token of
+   * a stream that was cut is used up.
+   */
   #cut() {
     if (this.#closed) return;
     this.#listener.connected(false);
