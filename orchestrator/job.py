@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 from orchestrator.events import (
     Cancelled,
@@ -98,19 +99,28 @@ class GenerateRequest(NamedTuple):
 def session_of(tenant: str, session_id: str) -> str:
     """Return the name that a tenant's session has among those of all tenants.
 
-    Session ids have no slash: what is before the last one is the tenant.
+    What is before the first slash is the tenant; nobody's sessions have a plain name.
     """
-    return f"{tenant}/{session_id}" if tenant else session_id
+    if tenant or "/" in session_id:
+        return f"{quoted(tenant)}/{session_id}"
+    return session_id
+
+
+def quoted(tenant: str) -> str:
+    """Return a tenant as it is in the names of what it has: ASCII, and without a slash."""
+    return quote(tenant, safe="")
 
 
 def tenant_of(session: str) -> str:
     """Return whose session it is, by its name."""
-    return session.rpartition("/")[0]
+    before, slash, _ = session.partition("/")
+    return unquote(before) if slash else ""
 
 
 def session_id_of(session: str) -> str:
-    """Return what its tenant calls a session."""
-    return session.rpartition("/")[2]
+    """Return what its tenant calls a session, by its name."""
+    before, slash, after = session.partition("/")
+    return after if slash else before
 
 
 class IllegalMove(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.ids import created_at
-from orchestrator.job import Job, Status
+from orchestrator.job import Job, Status, quoted
 from orchestrator.session import Session
 from orchestrator.stores import refusals
 from orchestrator.stores.base import SCAN_LIMIT, Listing, LogPage
@@ -110,7 +110,7 @@ class Views:
         found: list[Job] = []
         seen: str | bytes = cursor or ""
         for _ in range(SCAN_LIMIT // SCAN_STEP):
-            wanted = (limit - len(found), status or "", session or "", SCAN_STEP, tenant)
+            wanted = (limit - len(found), status or "", session or "", SCAN_STEP, quoted(tenant))
             seen, has_more, part = self._call(scripts.JOBS, "", seen, *wanted)
             hashes = self._link.hashes([keys.JOB + job_id.decode() for job_id in part])
             # One that expired meanwhile is passed over.
@@ -130,7 +130,7 @@ class Views:
     def sessions(self, limit: int, cursor: str | None, tenant: str = "") -> Listing[Session]:
         is_number = cursor is not None and cursor.isdecimal() and len(cursor) < 20
         before: float = int(cursor or 0) if is_number else math.inf
-        flat = self._call(scripts.SESSIONS, "", before, limit + 1, tenant)
+        flat = self._call(scripts.SESSIONS, "", before, limit + 1, quoted(tenant))
         names = [name.decode() for name in flat[: 2 * limit : 2]]
         views = self._link.call_all([(scripts.SESSION, (*self._head(""), name)) for name in names])
         found = [self._session(name, reply) for name, reply in zip(names, views, strict=True)]

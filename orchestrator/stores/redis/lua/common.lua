@@ -12,9 +12,9 @@ local function exact(number)
   return string.format('%.17g', number)
 end
 
--- Whose a session is, by its name: what is before the last slash.
+-- Whose a session is, by its name: what is before the first slash.
 local function tenant_of(session)
-  return session:match('^(.*)/') or ''
+  return session:match('^([^/]*)/') or ''
 end
 
 -- The list of one tenant; that of nobody in particular has the plain name.
