@@ -170,12 +170,16 @@ def _check_address(settings: Settings) -> None:
 def greeting(settings: Settings) -> str:
     """Return what the start prints: where, which model, a first request, how to attach a model."""
     is_echo = settings.backend == "echo" and not settings.routes
+    key = "-H 'X-API-Key: ...' " if settings.asks_for_credentials else ""
     lines = [
         f"Orchestrator {__version__} at {settings.address}",
         f"Model: {settings.model_name}{_note(settings)}",
+        "Callers: who has a key or a token (docs/authentication.md)"
+        if settings.asks_for_credentials
+        else "Callers: anyone who reaches this port; ORCHESTRATOR_API_KEYS_FILE asks for keys",
         "",
         "Try:",
-        f"  curl -N {settings.address}/api/v1/infer -H 'Content-Type: application/json' "
+        f"  curl -N {settings.address}/api/v1/infer {key}-H 'Content-Type: application/json' "
         "-H 'Accept: text/event-stream' -d '{\"prompt\": \"Hello\"}'",
     ]
     if is_echo:
