@@ -68,7 +68,8 @@ class Link:
 
         An error of one of them is among the results: PipelineUnavailable where Redis is full.
         """
-        return self._reach(lambda: self._run_all(calls))
+        # What asks nothing must not be taken for an answer, which would say that Redis is there.
+        return self._reach(lambda: self._run_all(calls)) if calls else []
 
     def hash(self, key: str) -> dict[bytes, bytes]:
         """Return a hash; an empty one where there is none. Raises PipelineUnavailable."""
@@ -78,7 +79,7 @@ class Link:
 
     def hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
         """Return hashes; an empty one for each that isn't there. Raises PipelineUnavailable."""
-        return self._reach(lambda: self._hashes(keys))
+        return self._reach(lambda: self._hashes(keys)) if keys else []
 
     def info(self) -> dict[str, Any]:
         """Return what Redis says of itself. Raises PipelineUnavailable."""
