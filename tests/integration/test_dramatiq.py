@@ -12,12 +12,16 @@ import redis as redis_client
 from orchestrator.backends.echo import EchoBackend
 from orchestrator.dispatch.dramatiq.broker import HEARTBEAT_TIMEOUT_MS, QUEUES, Broker
 from orchestrator.dispatch.dramatiq.dispatcher import PATIENCE_S, DramatiqDispatcher
+from orchestrator.dispatch.dramatiq.duties import Duties
 from orchestrator.dispatch.dramatiq.intake import IDLE_S, Intake
 from orchestrator.errors import PipelineUnavailable
-from orchestrator.job import Job, Priority
+from orchestrator.ids import new_id
+from orchestrator.job import Job, Priority, Status
 from orchestrator.runner import Runner
 from orchestrator.stores.base import LeasedStore
-from tests.fakes.asking import a_request, eventually
+from orchestrator.stores.redis.store import RedisStore
+from tests.fakes.asking import WAIT_S, a_request, eventually
+from tests.fakes.backends import Steps
 from tests.redis_server import RedisServer
 from tests.served import BUSY
 
@@ -210,6 +214,58 @@ def test_a_worker_waits_for_redis_and_goes_on(
     eventually(lambda: place.done == ["before", "after"])
     # The acknowledgement of the first may have to be sent again, which takes five seconds.
     eventually(lambda: place.broker.held == 0, 20)
+
+
+def test_a_fault_in_taking_does_not_end_it(
+    workplace: Callable[..., Workplace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = workplace()
+    lengths, faults = place.broker.lengths, iter([ValueError("a fault")])
+
+    def faulty() -> object:
+        for fault in faults:
+            raise fault
+        return lengths()
+
+    monkeypatch.setattr(place.broker, "lengths", faulty)
+    place.end()
+    place.broker.send("normal", "a job")
+    eventually(lambda: place.done == ["a job"])
+    assert list(faults) == []
+
+
+def test_what_answers_in_a_worker_is_closed_once_nothing_runs_any_more(
+    redis: RedisServer, redis_store: Callable[..., RedisStore]
+) -> None:
+    store, backend, broker = redis_store(), Steps(), Broker(redis.url.replace("/0", "/1"))
+    runner = Runner(store, lambda model: backend)
+    sender = DramatiqDispatcher(broker, store, runner)
+    running: list[int] = []
+    duties = Duties(
+        runner,
+        store,
+        sender,
+        helpers=[],
+        close=lambda: running.append(backend.running),
+        most_at_once=None,
+        renew_s=5.0,
+        graceful_s=WAIT_S,
+    )
+    duties.declare(broker)
+    worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=100)
+    worker.start()
+    job = Job(id=new_id(), request=a_request("hello"), created_at=time.time())
+    store.submit(job)
+    sender.put(job)
+    eventually(lambda: backend.running == 1)
+    stop = threading.Thread(target=worker.stop, daemon=True)
+    stop.start()
+    eventually(lambda: not worker.workers[0].running)
+    assert running == []
+    backend.let_go("hello")
+    stop.join(WAIT_S)
+    assert running == [0]
+    assert store.get(job.id).status is Status.COMPLETED
 
 
 def _sent(broker: Broker, job_id: str) -> bool:

@@ -24,6 +24,7 @@ from orchestrator.ids import new_id
 from orchestrator.job import Job, Status
 from orchestrator.stores.redis import scripts
 from orchestrator.stores.redis.store import RedisStore
+from orchestrator.stores.redis.writer import FLUSH_JOBS
 from tests import redis_server
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.jobs import a_job
@@ -344,6 +345,31 @@ def test_an_end_during_an_outage_waits_for_redis(own: RedisServer, store: RedisS
     run.join(WAIT_S)
     assert run.is_ended
     assert store.get(job.id).result == "".join(run.said)
+
+
+def test_many_ends_that_wait_for_redis_cost_nothing_and_are_no_sign_of_it(
+    own: RedisServer, store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [claimed(store) for _ in range(2 * FLUSH_JOBS)]
+    own.kill()
+    for job in jobs:
+        assert store.append(job.id, Token(0, "said"), job.run)
+    ends = [
+        threading.Thread(target=store.finish, args=(job.id, DONE, job.run), daemon=True)
+        for job in jobs
+    ]
+    for end in ends:
+        end.start()
+    began = time.process_time()
+    time.sleep(1.0)
+    used_s = time.process_time() - began
+    assert "Redis can't be reached" in caplog.text
+    assert "Redis is back" not in caplog.text
+    own.start()
+    for end in ends:
+        end.join(WAIT_S)
+    assert {persistently(lambda job=job: store.get(job.id)).result for job in jobs} == {"said"}
+    assert used_s < 0.5
 
 
 def test_a_run_given_back_during_an_outage_does_not_end_its_request(

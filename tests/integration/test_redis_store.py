@@ -642,3 +642,22 @@ def test_what_another_version_wrote_is_refused_and_says_so(
     for ask in (lambda: web.get(job.id), lambda: web.session("chat")):
         with pytest.raises(OrchestratorError, match="form 2, and this version reads form 1"):
             ask()
+
+
+def test_what_redis_dropped_or_another_version_wrote_keeps_no_sweep_from_the_rest(
+    web: RedisStore, worker: RedisStore, redis: RedisServer, clock: Clock
+) -> None:
+    dropped = [submitted(web, queue_timeout_s=1), claimed(worker, submitted(web)), submitted(web)]
+    foreign = submitted(web, queue_timeout_s=1)
+    foreign_lost = claimed(worker, submitted(web))
+    late = submitted(web, queue_timeout_s=1)
+    redis.client.delete(*(f"o:job:{job.id}" for job in dropped))
+    for job in (foreign, foreign_lost):
+        redis.client.hset(f"o:job:{job.id}", "v", "2")
+    clock.advance(LEASES.lease_s + 1)
+    web.sweep()
+    assert web.get(late.id).status is Status.FAILED
+    queues = [key for key in redis.client.keys("*") if redis.client.type(key) == b"zset"]
+    left = {job_id for key in queues for job_id in redis.client.zrange(key, 0, -1)}
+    assert not left & {job.id.encode() for job in dropped}
+    assert foreign.id.encode() in left

@@ -41,7 +41,8 @@ HURRY_S = 1.0
 class Duties(dramatiq.Middleware):
     """Runs what the intake takes, and keeps leases, deadlines and the word that it is there.
 
-    ``helpers`` start what the rest of the process needs. ``most_at_once`` is how many requests are
+    ``helpers`` start what the rest of the process needs, and ``close`` ends what answers here, once
+    nothing runs any more. ``most_at_once`` is how many requests are
     worth running at once, where there is such a limit. ``renew_s`` is how often leases are renewed,
     ``graceful_s`` how long a stop may take.
     """
@@ -52,6 +53,7 @@ class Duties(dramatiq.Middleware):
         store: LeasedStore,
         dispatcher: Dispatcher,
         helpers: Sequence[Callable[[], None]],
+        close: Callable[[], None],
         most_at_once: int | None,
         renew_s: float,
         graceful_s: float,
@@ -60,6 +62,7 @@ class Duties(dramatiq.Middleware):
         self._store = store
         self._dispatcher = dispatcher
         self._helpers = helpers
+        self._close = close
         self._most_at_once = most_at_once
         self._renew_s = renew_s
         self._graceful_s = graceful_s
@@ -116,6 +119,9 @@ class Duties(dramatiq.Middleware):
         if self._intake:
             self._intake.stop()
         threading.Thread(target=self._give_back_late, name="give-back", daemon=True).start()
+
+    def after_worker_shutdown(self, broker: Any, worker: dramatiq.Worker) -> None:
+        self._close()
 
     def _on_stop(
         self, handle: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None

@@ -80,6 +80,10 @@ class Intake:
             except redis.RedisError as error:
                 logger.warning("no requests can be taken now: %s", error)
                 self._stopped.wait(AWAY_S)
+            except Exception:
+                # A worker that took nothing any more would still say that it is there.
+                logger.exception("the intake failed; it goes on")
+                self._stopped.wait(AWAY_S)
 
     def _take(self) -> None:
         broker = self._broker
@@ -113,6 +117,9 @@ class Intake:
                 with self._broker.subscription() as subscription:
                     self._wake_with(subscription)
             except redis.RedisError:
+                self._stopped.wait(AWAY_S)
+            except Exception:
+                logger.exception("a word of Redis can't be read; it is listened to anew")
                 self._stopped.wait(AWAY_S)
 
     def _wake_with(self, subscription: redis.client.PubSub) -> None:

@@ -68,7 +68,8 @@ class Link:
 
         An error of one of them is among the results: PipelineUnavailable where Redis is full.
         """
-        return self._reach(lambda: self._run_all(calls))
+        # What asks nothing must not be taken for an answer, which would say that Redis is there.
+        return self._reach(lambda: self._run_all(calls)) if calls else []
 
     def command(self, *words: Argument) -> Any:
         """Do one command. It may be done twice. Raises PipelineUnavailable."""
@@ -82,7 +83,7 @@ class Link:
 
     def hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
         """Return hashes; an empty one for each that isn't there. Raises PipelineUnavailable."""
-        return self._reach(lambda: self._hashes(keys))
+        return self._reach(lambda: self._hashes(keys)) if keys else []
 
     def info(self) -> dict[str, Any]:
         """Return what Redis says of itself. Raises PipelineUnavailable."""

@@ -1,7 +1,8 @@
 """The store over Redis: each transition is a script, each wait a subscription."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,15 +174,14 @@ class RedisStore(Views):
         for _ in range(SWEEP_ROUNDS):
             forgotten, late, lost, unsent = self._call(scripts.SWEEP, "", SWEEP_STEP)
             is_sure = self._link.up_s >= self._leases.grace_s
-            calls = [self._fail_late(codec.load_job(codec.pairs(flat))) for flat in late]
+            calls = [self._fail_late(job) for job in _readable(late)]
             calls += [self._requeue(job_id, "") for job_id in lost if is_sure]
             for reply in self._link.call_all(calls):
-                change = change_of(reply)
-                if change and change.changed:
-                    changes.append(change)
-            for flat in unsent:
-                job = codec.load_job(codec.pairs(flat))
-                changes.append(Change(job, False, (job,)))
+                with suppress(codec.ForeignData):
+                    change = change_of(reply)
+                    if change and change.changed:
+                        changes.append(change)
+            changes += [Change(job, False, (job,)) for job in _readable(unsent)]
             most = max(forgotten, len(late), len(unsent), len(lost) if is_sure else 0)
             if most < SWEEP_STEP:
                 break
@@ -270,3 +270,10 @@ class RedisStore(Views):
         )
         arguments = (run, self._leases.losses, codec.dump_event(lost), lost.message, lost.code)
         return scripts.REQUEUE, (*self._head(job_id), *arguments)
+
+
+def _readable(flats: Sequence[Sequence[bytes]]) -> Iterator[Job]:
+    """Yield the jobs of hashes; what another version wrote is left to that one's sweeps."""
+    for flat in flats:
+        with suppress(codec.ForeignData):
+            yield codec.load_job(codec.pairs(flat))

@@ -286,22 +286,25 @@ class Writer:
                 for held in dirty:
                     del self._dirty[held]
             try:
-                self._write(dirty)
-                pause = 0.0 if len(dirty) == FLUSH_JOBS else FLUSH_S
+                pause = 0.0 if self._write(dirty) == FLUSH_JOBS else FLUSH_S
             except PipelineUnavailable:
                 pause = RETRY_S
             except Exception:
                 logger.exception("what was said could not be written; it is tried again")
                 pause = RETRY_S
 
-    def _write(self, dirty: Sequence[Held]) -> None:
-        """Write what these jobs have, on one round trip."""
+    def _write(self, dirty: Sequence[Held]) -> int:
+        """Write what these jobs have, on one round trip. Returns of how many.
+
+        What others write at the moment is left to them, and looked at again later.
+        """
         locked = [held for held in dirty if held.sending.acquire(blocking=False)]
         try:
             calls = [(held, held.calls(*self._head(held.job.id))) for held in locked]
             results = iter(self._link.call_all([call for _, part in calls for call in part]))
             for held, part in calls:
                 held.settle([next(results) for _ in part])
+            return len(locked)
         finally:
             for held in locked:
                 held.sending.release()
