@@ -20,6 +20,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from werkzeug.serving import make_server
 
+from orchestrator.auth import keys
+from orchestrator.auth.key_file import KeyFile
+from orchestrator.caller import Scope
 from orchestrator.web import playground
 from tests.needs import needs
 from tests.served import Served, serve
@@ -607,3 +610,45 @@ def scripted_api() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+KEY_FIELD = "#key"
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
+    """A server that asks for a key, and a key that it takes."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    pepper = "0123456789abcdef" * 2
+    key, shown = keys.create(pepper, "acme", frozenset({Scope.INFER}), 0.0)
+    KeyFile(path).add(key)
+    with serve(ORCHESTRATOR_API_KEYS_FILE=str(path), ORCHESTRATOR_KEY_PEPPER=pepper) as served:
+        yield served, shown
+
+
+def give(page: Page, key: str) -> None:
+    page.until(lambda: page.find("#key-dialog").get_property("open"))
+    page.find(KEY_FIELD).send_keys(key, Keys.ENTER)
+
+
+@both_transports
+def test_it_asks_for_a_key_and_keeps_it_in_memory_alone(
+    page: Page, closed: tuple[Served, str], transport: str
+) -> None:
+    server, key = closed
+    page.expected.append("401")
+    page.driver.get("about:blank")
+    page.driver.get(server.url)
+    give(page, "a wrong one")
+    give(page, key)
+    page.until(lambda: page.find("#session").text)
+    page.find(f"[value={transport}]").click()
+    page.send("hello there")
+    page.until_ended()
+    assert page.answers == ["Echo: hello there"]
+    kept = page.run("return JSON.stringify([localStorage, sessionStorage, document.cookie])")
+    assert key not in kept
+    assert key not in page.driver.page_source
+    page.driver.refresh()
+    page.until(lambda: page.find("#key-dialog").get_property("open"))
+    page.find("#no-key").click()

@@ -32,6 +32,7 @@ function answer(message) {
       },
       { once: true },
     );
+    byId("no-key").onclick = () => dialog.close("");
     dialog.returnValue = "";
     dialog.showModal();
   });
