@@ -78,7 +78,8 @@ def fetch(
         base_url(url)
     except ValueError as error:
         raise FetchFailed(f"The address can't be called: {error}.") from None
-    if not _places.acquire(blocking=False):
+    places = _places
+    if not places.acquire(blocking=False):
         raise FetchFailed(f"{AT_ONCE} calls are under way already.")
     call, deadline = _Call(), time.monotonic() + timeout_s
 
@@ -97,13 +98,13 @@ def fetch(
         except (OSError, http.client.HTTPException, ValueError) as error:
             call.fault = f"the connection failed ({type(error).__name__})"
         finally:
-            _places.release()
+            places.release()
             call.done.set()
 
     try:
         threading.Thread(target=make, name="fetch", daemon=True).start()
     except RuntimeError:
-        _places.release()
+        places.release()
         raise FetchFailed("There is no thread for the call.") from None
     if not call.done.wait(timeout_s):
         call.end()

@@ -232,7 +232,8 @@ def test_a_crowd_of_calls_at_a_redis_that_answers_is_served(
     for thread in threads:
         thread.join(2 * WAIT_S)
     assert len(served) == 1_500
-    assert len(redis.client.client_list()) <= 32 + 1
+    # Redis may not have noticed yet that an earlier test has left.
+    eventually(lambda: len(redis.client.client_list()) <= 32 + 1)
 
 
 def test_a_paused_redis_is_away_until_it_goes_on(own: RedisServer, store: RedisStore) -> None:
