@@ -13,7 +13,7 @@ from orchestrator.dispatch.base import Dispatcher
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, ShuttingDown
 from orchestrator.events import Failed
 from orchestrator.ids import new_id
-from orchestrator.job import GenerateRequest, Job, Status, session_of
+from orchestrator.job import GenerateRequest, Job, Status, quoted, session_of
 from orchestrator.routing.base import Route
 from orchestrator.session import History, Message, Session
 from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Store, Submission
@@ -100,7 +100,7 @@ class Service:
         if tenant:
             request = request._replace(tenant=tenant)
             if idempotency:
-                idempotency = replace(idempotency, key=f"{tenant} {idempotency.key}")
+                idempotency = replace(idempotency, key=f"{quoted(tenant)} {idempotency.key}")
         try:
             self._check(request)
         except PipelineUnavailable:

@@ -2,12 +2,15 @@
 
 import ast
 import graphlib
+import inspect
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from orchestrator.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "orchestrator"
@@ -352,3 +355,28 @@ def silent_methods(module: str, port: ast.ClassDef) -> Iterator[str]:
     for method in port.body:
         if isinstance(method, ast.FunctionDef) and not ast.get_docstring(method):
             yield f"{module}:{method.lineno} {port.name}.{method.name} has no docstring."
+
+
+def test_no_door_forgets_whose_requests_it_asks_for() -> None:
+    takes = {
+        name: list(inspect.signature(method).parameters).index("tenant") - 1
+        for name, method in inspect.getmembers(Service, inspect.isfunction)
+        if not name.startswith("_") and "tenant" in inspect.signature(method).parameters
+    }
+    assert {"submit", "get", "wait", "cancel", "read", "follow", "jobs", "delete"} <= set(takes)
+    asked, forgotten = set(), []
+    for path in (PACKAGE / "web").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            name = node.func.attr
+            if name not in takes or not ast.unparse(node.func.value).endswith("service"):
+                continue
+            asked.add(name)
+            starred = sum(isinstance(argument, ast.Starred) for argument in node.args)
+            # `*_page(...)` stands for two arguments: how many, and the cursor.
+            by_place = len(node.args) + starred > takes[name]
+            if not by_place and all(word.arg != "tenant" for word in node.keywords):
+                forgotten.append(f"{path.name}:{node.lineno} {ast.unparse(node)}")
+    assert asked == set(takes)
+    assert not forgotten

@@ -12,7 +12,7 @@ from operator import attrgetter
 from orchestrator.job import Job, OnBusy, Status, tenant_of
 from orchestrator.session import History, Session
 from orchestrator.stores import refusals
-from orchestrator.stores.base import SCAN_LIMIT, Listing
+from orchestrator.stores.base import Listing
 
 SESSION_BYTES = 500
 """What a session costs beside its messages, in bytes: measured (benchmarks/memory.py)."""
@@ -127,15 +127,11 @@ class Sessions:
             for part in (busy, reversed(self._idle.values()))
         ]
         everyone = merge(*parts, key=uses, reverse=True)
-        found: list[Session] = []
-        used = 0
-        for session in islice(everyone, SCAN_LIMIT):
-            if tenant_of(session.name) == tenant:
-                found.append(self._view(session))
-            used = session.used
-            if len(found) == limit:
-                break
-        return Listing(found, str(used) if next(everyone, None) else None)
+        # Others' are passed over before any is counted: a cursor tells nothing of them.
+        own = (session for session in everyone if tenant_of(session.name) == tenant)
+        page = list(islice(own, limit))
+        following = str(page[-1].used) if page and next(own, None) else None
+        return Listing([self._view(session) for session in page], following)
 
     def delete(self, session_name: str) -> None:
         """Forget an idle session. Raises NotFound, InProgress."""

@@ -9,9 +9,10 @@ from orchestrator.backends.base import Message
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.events import Completed, Failed, FinishReason, Token
 from orchestrator.ids import new_id
+from orchestrator.job import session_id_of
 from orchestrator.routing.key import key_of, likeness
 from orchestrator.service import Service
-from orchestrator.stores.base import Idempotency, Store
+from orchestrator.stores.base import Idempotency, Listing, Store
 from orchestrator.stores.memory import MemoryStore
 from orchestrator.stores.redis.store import RedisStore
 from tests.fakes.asking import a_request
@@ -151,6 +152,34 @@ def test_idempotency_keys_are_ones_own(service: Service) -> None:
     assert again.replayed
     # Another body under the same key is no conflict with anybody else's.
     service.submit(a_request(), Idempotency(key.key, b"other"), "third")
+
+
+def test_idempotency_keys_and_names_of_tenants_can_not_run_together(service: Service) -> None:
+    first = service.submit(a_request(), Idempotency("b c", b"same"), "a")
+    other = service.submit(a_request(), Idempotency("c", b"same"), "a b")
+    assert not other.replayed
+    assert other.request_id != first.request_id
+
+
+def test_lists_of_sessions_tell_nothing_of_others_before_between_or_behind_ones_own(
+    service: Service, store: Store
+) -> None:
+    for number in range(3):
+        ended(service, store, THEM)
+        ended(service, store, US, session_id=f"chat{number}")
+        ended(service, store, THEM)
+        submitted(service, THEM)
+    whole = service.sessions(limit=3, tenant=US)
+    assert [session_id_of(session.name) for session in whole.items] == ["chat2", "chat1", "chat0"]
+    assert whole.next_cursor is None
+    first = service.sessions(limit=2, tenant=US)
+    assert first.next_cursor
+    rest = service.sessions(limit=2, cursor=first.next_cursor, tenant=US)
+    assert [session.name for session in first.items + rest.items] == [
+        session.name for session in whole.items
+    ]
+    assert rest.next_cursor is None
+    assert service.sessions(limit=1, tenant="nobody") == Listing([], None)
 
 
 def test_what_is_deleted_leaves_the_lists(service: Service, store: Store) -> None:
