@@ -129,9 +129,9 @@ class Sessions:
         everyone = merge(*parts, key=uses, reverse=True)
         # Others' are passed over before any is counted: a cursor tells nothing of them.
         own = (session for session in everyone if tenant_of(session.name) == tenant)
-        page = list(islice(own, limit))
-        following = str(page[-1].used) if page and next(own, None) else None
-        return Listing([self._view(session) for session in page], following)
+        listed = list(islice(own, limit))
+        following = str(listed[-1].used) if listed and any(True for _ in own) else None
+        return Listing([self._view(session) for session in listed], following)
 
     def delete(self, session_name: str) -> None:
         """Forget an idle session. Raises NotFound, InProgress."""
