@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -20,6 +21,7 @@ from orchestrator.job import Job, Priority, Status
 from orchestrator.runner import Runner
 from orchestrator.stores.base import LeasedStore
 from orchestrator.stores.redis.store import RedisStore
+from tests import redis_server
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.backends import Steps
 from tests.redis_server import RedisServer
@@ -235,9 +237,16 @@ def test_a_fault_in_taking_does_not_end_it(
 
 
 def test_what_answers_in_a_worker_is_closed_once_nothing_runs_any_more(
-    redis: RedisServer, redis_store: Callable[..., RedisStore]
+    tmp_path: Path,
 ) -> None:
-    store, backend, broker = redis_store(), Steps(), Broker(redis.url.replace("/0", "/1"))
+    with redis_server.running(tmp_path) as own:
+        # Its own: what serves for the life of a process goes on after this.
+        _see_the_end_of_a_worker(own)
+
+
+def _see_the_end_of_a_worker(redis: RedisServer) -> None:
+    store = RedisStore(redis.url, queue_limit=10, retention_s=60.0)
+    backend, broker = Steps(), Broker(redis.url.replace("/0", "/1"))
     runner = Runner(store, lambda model: backend)
     sender = DramatiqDispatcher(broker, store, runner)
     running: list[int] = []

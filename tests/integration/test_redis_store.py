@@ -607,7 +607,7 @@ def test_what_has_ended_leaves_redis_by_itself_and_what_lives_does_not(
     say(store, over, "a")
     store.finish(over.id, DONE)
     eventually(lambda: not redis.client.keys(f"*{over.id}*"))
-    assert not redis.client.keys(f"*{over.request.session_id}*")
+    eventually(lambda: not redis.client.keys(f"*{over.request.session_id}*"))
     assert store.get(living.id).status is Status.PROCESSING
     assert [redis.client.pttl(key) for key in redis.client.keys(f"*{living.id}*")] == [-1] * 3
 
