@@ -85,9 +85,13 @@ class SessionBusy(OrchestratorError):
 
 
 class RateLimited(OrchestratorError):
-    """The caller has used up what it may have at once."""
+    """The caller has used up what it may have; ``retry_after`` is in seconds, where it is known."""
 
     code = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after: int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after = retry_after
 
 
 class IdempotencyKeyReused(OrchestratorError):

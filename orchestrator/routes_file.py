@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.rate import parse
 from orchestrator.urls import base_url, shown
 
 DEFAULT = "default"
@@ -62,6 +63,8 @@ class ModelTable:
     timeout_s: float | None = None
     cache_ttl_s: float = 0.0
     coalesce: bool = False
+    rate_limit: str | None = None
+    tokens_a_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,13 @@ def _is_url(value: Any) -> bool:
         return False
 
 
+def _is_rate(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(parse(value))
+    except ValueError:
+        return False
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -203,6 +213,8 @@ _MODEL_RULES = {
     "timeout_s": _seconds(0.01, 3600),
     "cache_ttl_s": _seconds(0, 1_000_000),
     "coalesce": _Rule("true or false", lambda value: isinstance(value, bool)),
+    "rate_limit": _Rule(parse.__doc__ or "", _is_rate),
+    "tokens_a_day": _whole(1, 10**12),
 }
 
 

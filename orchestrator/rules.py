@@ -5,6 +5,7 @@ Its docstring says what is allowed, as errors and docs/settings.md have it.
 
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -144,6 +145,11 @@ def hosts(text: str) -> tuple[str, ...]:
         if not _HOST.fullmatch(host) or not has_port(urlsplit(f"//{host}")):
             raise ValueError
     return hosts
+
+
+def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """addresses or networks separated by commas, such as 10.0.0.0/8"""
+    return tuple(ip_network(item.strip()) for item in text.split(",") if item.strip())
 
 
 def routes(text: str) -> RoutesFile:

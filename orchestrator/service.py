@@ -16,7 +16,15 @@ from orchestrator.ids import new_id
 from orchestrator.job import GenerateRequest, Job, Status, quoted, session_of
 from orchestrator.routing.base import Route
 from orchestrator.session import History, Message, Session
-from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Store, Submission
+from orchestrator.stores.base import (
+    Allowance,
+    Change,
+    Idempotency,
+    Listing,
+    LogPage,
+    Store,
+    Submission,
+)
 
 logger = logging.getLogger("orchestrator")
 
@@ -92,10 +100,12 @@ class Service:
         request: GenerateRequest,
         idempotency: Idempotency | None = None,
         tenant: str = "",
+        allowance: Allowance | None = None,
     ) -> Submission:
         """Accept a request; it runs whether or not anyone waits.
 
-        Raises PipelineUnavailable, SessionBusy, IdempotencyKeyReused.
+        ``allowance`` is what its caller may have. Raises PipelineUnavailable, SessionBusy,
+        IdempotencyKeyReused, RateLimited.
         """
         if tenant:
             request = request._replace(tenant=tenant)
@@ -108,7 +118,7 @@ class Service:
                 return earlier
             raise
         job = Job(id=new_id(), request=request, created_at=time.time())
-        submission = self._store.submit(job, idempotency)
+        submission = self._store.submit(job, idempotency, allowance)
         for interrupted in submission.interrupted:
             self._dispatcher.cancel(interrupted)
         for ready in submission.ready:

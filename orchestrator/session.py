@@ -27,6 +27,11 @@ class History(NamedTuple):
     system: str | None = None
     messages: tuple[Message, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """How many bytes of text its turns are."""
+        return sum([len(message.content.encode()) for message in self.messages])
+
     def __repr__(self) -> str:
         """Leave out what it says: this may end in a log."""
         return f"History({len(self.messages)} messages)"
@@ -38,7 +43,7 @@ class History(NamedTuple):
             Message("user", request.prompt),
             Message("assistant", answer),
         ]
-        size = sum([len(message.content.encode()) for message in messages])
+        size = History(None, tuple(messages)).size
         start = 0
         while len(messages) - start > HISTORY_MESSAGES or size > HISTORY_BYTES:
             size -= sum(len(dropped.content.encode()) for dropped in messages[start : start + 2])

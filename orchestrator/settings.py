@@ -4,11 +4,12 @@ docs/settings.md is made from them. config.py reads them.
 """
 
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from orchestrator import rules
+from orchestrator import rate, rules
 from orchestrator.routes_file import (
     ENGINE_CONTEXT,
     ENGINE_CONTEXT_LEAST,
@@ -279,6 +280,37 @@ class Settings:
         "sub",
         rules.text,
         "The claim that says whose requests a token's are. By default each subject has its own.",
+    )
+    rate_limit: tuple[rate.Rate, ...] = setting(
+        "ORCHESTRATOR_RATE_LIMIT",
+        (),
+        rate.parse,
+        "How many calls each caller may make: by its key or token, else by its address. A key's "
+        "own rate wins. See [limits](limits.md).",
+    )
+    requests_per_caller: int | None = setting(
+        "ORCHESTRATOR_REQUESTS_PER_CALLER",
+        None,
+        rules.integer(1, 1_000_000),
+        "How many requests of a caller may wait or run at once.",
+    )
+    streams_per_caller: int | None = setting(
+        "ORCHESTRATOR_STREAMS_PER_CALLER",
+        None,
+        rules.integer(1, 100_000),
+        "How many streams and sockets a caller may have open at once.",
+    )
+    tokens_a_day: int | None = setting(
+        "ORCHESTRATOR_TOKENS_A_DAY",
+        None,
+        rules.integer(1, 10**12),
+        "How many tokens a caller may use from midnight to midnight, UTC.",
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = setting(
+        "ORCHESTRATOR_TRUSTED_PROXIES",
+        (),
+        rules.networks,
+        "Whose word is taken, in X-Forwarded-For, for the address of a caller. Unset: nobody's.",
     )
     cors_origins: tuple[str, ...] = setting(
         "ORCHESTRATOR_CORS_ORIGINS",

@@ -20,7 +20,7 @@ THIS = "tests/test_architecture.py"
 # only from its own package, and there only from an earlier line: never sideways.
 FLOORS: dict[str, list[str]] = {
     "ground": [
-        "orchestrator caller errors events headers ids logs tls urls",
+        "orchestrator caller errors events headers ids logs rate tls urls",
         "job routes_file stop variables",
         "rules session",
         "settings",
@@ -29,10 +29,11 @@ FLOORS: dict[str, list[str]] = {
     "words": ["answers strict_json wire", "schemas views", "frames"],
     "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "credentials": [
-        "auth",
+        "auth limits",
         "auth.keys auth.key_set auth.tickets auth.tokens",
-        "auth.guard auth.key_file",
-        "auth.entrance",
+        "auth.guard auth.key_file limits.accounts limits.base limits.rules",
+        "auth.entrance limits.memory",
+        "limits.shared",
     ],
     "ports and adapters": [
         "stores backends backends.engine",
@@ -41,6 +42,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.engine.environment backends.engine.spawn backends.engine.watch",
         "backends.reasons backends.sse_reader backends.text",
         "stores.refusals",
+        "stores.allowances",
         "backends.engine.download backends.engine.tiny_llama",
         "backends.engine.models",
         "backends.engine.process",
@@ -51,7 +53,7 @@ FLOORS: dict[str, list[str]] = {
         "stores.redis.advice stores.redis.codec stores.redis.gate stores.redis.keys",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
-        "stores.redis.cache stores.redis.credentials stores.redis.replies stores.redis.writer",
+        "stores.redis.cache stores.redis.credentials stores.redis.limits stores.redis.replies stores.redis.writer",
         "stores.redis.views",
         "backends.upstream",
         "backends.answer",
@@ -74,14 +76,16 @@ FLOORS: dict[str, list[str]] = {
         "dispatch.dramatiq.dispatcher dispatch.dramatiq.intake",
         "dispatch.dramatiq.duties",
     ],
-    "rules": ["service"],
-    "root": ["bootstrap entrance", "check keys_command"],
+    "rules": ["service limits.limiter"],
+    "root": ["bootstrap entrance", "limiter", "check keys_command"],
     "doors": [
         "body",
         "web.connections web.dates web.hosts web.json_io web.origins web.params web.routes",
         "web.ws_guard",
         "web.app web.context web.errors web.playground web.sse",
-        "web.auth web.handshake web.health web.rest",
+        "web.auth web.health",
+        "web.limits",
+        "web.handshake web.rest",
         "web.ws",
         "web.openapi web.openapi.samples web.docs web.docs.markup",
         "web.openapi.faults web.openapi.parameters web.docs.rules",
@@ -98,7 +102,7 @@ FLOORS: dict[str, list[str]] = {
 
 # Of these packages, others see the port in base.py; what puts all together names what is behind it.
 PORTS = ("stores", "backends", "routing", "dispatch")
-TOGETHER = ("bootstrap", "entrance")
+TOGETHER = ("bootstrap", "entrance", "limiter")
 
 
 # Who may import what is not the standard library's. A package stands for all its modules.

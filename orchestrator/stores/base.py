@@ -15,6 +15,10 @@ from orchestrator.session import History, Session
 
 T = TypeVar("T")
 
+DAY_S = 86_400
+"""A day of tokens, which begins at midnight, UTC."""
+TOKEN_BYTES = 4
+"""What is taken for a token where nobody has counted: so many bytes of text."""
 IDEMPOTENCY_S = 24 * 3600.0
 """How long an idempotency key is kept."""
 SCAN_LIMIT = 10_000
@@ -27,6 +31,41 @@ class Idempotency:
 
     key: str
     fingerprint: bytes
+
+
+def tokens_of(size: int) -> int:
+    """Return how many tokens so many bytes of text are taken for."""
+    return -(-size // TOKEN_BYTES)
+
+
+class Budget(NamedTuple):
+    """Tokens that may be used on a day, and by what name what is used is kept.
+
+    ``model`` is the one that they are for; None for all.
+    """
+
+    name: str
+    limit: int
+    model: str | None = None
+
+
+class Allowance(NamedTuple):
+    """What the caller of a request may have, to be taken in one step with the submit.
+
+    The end of the request gives it back, however it ends. ``live`` is how many requests ``account``
+    may have pending or running at once, 0 for any number. ``input_tokens`` and ``answer_tokens``
+    are what the request may cost beside its history.
+    """
+
+    account: str
+    live: int = 0
+    budgets: tuple[Budget, ...] = ()
+    input_tokens: int = 0
+    answer_tokens: int = 0
+
+    def reserve(self, history_bytes: int) -> int:
+        """Return how many tokens are to be reserved."""
+        return self.input_tokens + tokens_of(history_bytes) + self.answer_tokens
 
 
 class Submission(NamedTuple):
@@ -78,10 +117,16 @@ class Store(Protocol):
     changes nothing.
     """
 
-    def submit(self, job: Job, idempotency: Idempotency | None = None) -> Submission:
+    def submit(
+        self,
+        job: Job,
+        idempotency: Idempotency | None = None,
+        allowance: Allowance | None = None,
+    ) -> Submission:
         """Admit a pending job and claim or queue for its session.
 
-        Raises PipelineUnavailable (queue or memory full), SessionBusy, IdempotencyKeyReused.
+        Raises PipelineUnavailable (queue or memory full), SessionBusy, IdempotencyKeyReused, and
+        RateLimited where the allowance is used up.
         """
         ...
 

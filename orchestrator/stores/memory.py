@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
-from orchestrator.events import Cancelled, Event, Started, Terminal
+from orchestrator.events import Cancelled, Completed, Event, Started, Terminal
 from orchestrator.ids import created_at
 from orchestrator.job import GenerateRequest, Job, OnBusy, Status
 from orchestrator.session import History, Session
 from orchestrator.stores import refusals
+from orchestrator.stores.allowances import Allowances
 from orchestrator.stores.base import (
     SCAN_LIMIT,
+    Allowance,
     Change,
     Idempotency,
     Listing,
@@ -77,6 +79,7 @@ class MemoryStore:
         self._evicted_until = 0.0
         self._sessions = Sessions(retention_s, clock)
         self._keys = Keys(clock)
+        self._allowances = Allowances(clock)
         self._size = 0
 
     @property
@@ -86,7 +89,12 @@ class MemoryStore:
 
     # Transitions
 
-    def submit(self, job: Job, idempotency: Idempotency | None = None) -> Submission:
+    def submit(
+        self,
+        job: Job,
+        idempotency: Idempotency | None = None,
+        allowance: Allowance | None = None,
+    ) -> Submission:
         request = job.request
         with self._lock:
             if idempotency and (replayed := self._replay(idempotency)):
@@ -94,8 +102,14 @@ class MemoryStore:
             if request.on_busy is OnBusy.REJECT:
                 self._check_idle(request.session)
             self._check_queue()
+            history_bytes = 0
+            if allowance:
+                history_bytes = self._sessions.history(request.session).size
+                self._allowances.check(allowance, history_bytes)
             self._sessions.touch(request.session)
             self._admit(job, idempotency)
+            if allowance:
+                self._allowances.take(job.id, allowance, history_bytes)
             if idempotency:
                 self._keys.add(idempotency, job.id, request.session)
             interrupted: tuple[str, ...] = ()
@@ -303,10 +317,13 @@ class MemoryStore:
         job_id = entry.job.id
         if entry.job.status.is_terminal:
             return Change(entry.job, False)
+        usage = event.usage if isinstance(event, Completed) else None
         if entry.job.cancel_requested_at is not None:
             event = Cancelled(event.failed_usage)
-        job = entry.job.end(event, entry.log.text(), self._clock(), self._retention_s)
+        text = entry.log.text()
+        job = entry.job.end(event, text, self._clock(), self._retention_s)
         entry.job = job
+        self._allowances.settle(job, text, usage)
         self._pending.pop(job_id, None)
         self._running.pop(job_id, None)
         self._ended.append(job_id)

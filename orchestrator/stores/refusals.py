@@ -1,16 +1,23 @@
 """What every store says where it refuses, or where a request waited in vain."""
 
+import math
+
 from orchestrator.errors import (
     DeadlineExceeded,
     IdempotencyKeyReused,
     InProgress,
     NotFound,
     PipelineUnavailable,
+    RateLimited,
     ResultExpired,
     SessionBusy,
 )
 from orchestrator.events import Failed
 from orchestrator.job import GenerateRequest, Status, session_id_of
+from orchestrator.stores.base import Budget
+
+CROWDED_S = 1
+"""When to ask again where requests have to end first: nobody knows how soon they do."""
 
 
 def expired(job_id: str, retention_s: float) -> ResultExpired:
@@ -60,6 +67,25 @@ def full(queue_limit: int) -> PipelineUnavailable:
     """Return the error for a queue that is full."""
     return PipelineUnavailable(
         f"{queue_limit} requests are waiting already. Try again later.", retry_after=5
+    )
+
+
+def crowded(limit: int) -> RateLimited:
+    """Return the error for a caller that has as many requests as it may."""
+    return RateLimited(
+        f"You have {limit} requests that wait or run, and may not have more at once. Submit again "
+        "when one has ended, or cancel one.",
+        retry_after=CROWDED_S,
+    )
+
+
+def spent(budget: Budget, used: int, needed: int, left_s: float) -> RateLimited:
+    """Return the error for a caller that has too few tokens left, ``left_s`` before midnight."""
+    of_what = f" of model {budget.model!r}" if budget.model else ""
+    return RateLimited(
+        f"You may use {budget.limit} tokens{of_what} a day. {used} are used or reserved, and this "
+        f"request may need {needed}. Submit it with fewer max_tokens, or after midnight, UTC.",
+        retry_after=math.ceil(left_s),
     )
 
 

@@ -5,8 +5,9 @@ from flask import Flask, Response
 from orchestrator import bootstrap, config
 from orchestrator.entrance import build_entrance
 from orchestrator.headers import STRICT_TRANSPORT
+from orchestrator.limiter import build_limiter
 from orchestrator.settings import Settings
-from orchestrator.web import auth, errors, health, hosts, origins, playground, rest, ws
+from orchestrator.web import auth, errors, health, hosts, limits, origins, playground, rest, ws
 from orchestrator.web.app import App
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
@@ -22,6 +23,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or config.load()
     service = bootstrap.build_service(settings)
     entrance = build_entrance(settings)
+    limiter = build_limiter(settings)
     app = App(__name__)
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions[EXTENSION] = Context(
@@ -30,6 +32,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         bootstrap.build_reader(settings, service),
         Connections(settings.max_connections * 3 // 4),
         entrance,
+        limiter,
     )
     errors.register(app)
     hosts.register(app, settings.trusted_hosts)
@@ -38,6 +41,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     if entrance:
         auth.register(app, entrance)
     origins.register(app, settings.cors_origins)
+    if limiter:
+        # After those two: it counts whom the one knows, and the other marks its refusals, too.
+        limits.register(app, limiter)
     app.register_blueprint(rest.bp, url_prefix=API)
     app.register_blueprint(auth.bp, url_prefix=API)
     app.register_blueprint(ws.bp, url_prefix=API)
@@ -46,6 +52,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(docs.bp)
     app.register_blueprint(playground.bp)
     service.start()
+    if limiter:
+        limiter.start()
     return app
 
 

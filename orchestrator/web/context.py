@@ -9,6 +9,7 @@ from werkzeug.local import LocalProxy
 
 from orchestrator.auth.entrance import Entrance
 from orchestrator.caller import ANYONE, Caller
+from orchestrator.limits.limiter import Limiter
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Service
 from orchestrator.settings import Settings
@@ -21,7 +22,7 @@ EXTENSION = "orchestrator"
 class Context:
     """The service behind the doors, and what the doors share.
 
-    Without an ``entrance`` anyone may come in.
+    Without an ``entrance`` anyone may come in, and without a ``limiter`` as often as they like.
     """
 
     settings: Settings
@@ -29,6 +30,7 @@ class Context:
     reader: SubmitReader
     connections: Connections
     entrance: Entrance | None = None
+    limiter: Limiter | None = None
 
 
 def context() -> Context:

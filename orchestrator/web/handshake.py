@@ -7,6 +7,7 @@ from flask import Response, request
 
 from orchestrator.errors import Forbidden, InvalidRequest
 from orchestrator.schemas import invalid
+from orchestrator.web import limits
 from orchestrator.web.context import context
 from orchestrator.web.errors import envelope
 from orchestrator.web.origins import is_allowed
@@ -40,6 +41,7 @@ def check() -> Response | None:
             "Pages of this origin may not connect. Name it in ORCHESTRATOR_CORS_ORIGINS."
         )
     context().connections.check()
+    limits.seat_socket()
     _guard()
     return None
 

@@ -10,7 +10,8 @@ REQUEST_HEADERS = (
     "X-API-Key"
 )
 RESPONSE_HEADERS = (
-    "Content-Location, Idempotent-Replayed, Location, Preference-Applied, Retry-After, X-Cache"
+    "Content-Location, Idempotent-Replayed, Location, Preference-Applied, Retry-After, X-Cache, "
+    "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 )
 
 

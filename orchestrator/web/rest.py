@@ -22,7 +22,7 @@ from orchestrator.views import (
     session_view,
     status_view,
 )
-from orchestrator.web import params, sse
+from orchestrator.web import limits, params, sse
 from orchestrator.web.context import context, may_stay, tenant
 from orchestrator.web.errors import envelope
 from orchestrator.web.json_io import JSON, ApiResponse, json_body, json_response
@@ -45,13 +45,19 @@ def infer() -> Response:
     if form == params.SSE:
         # Last, for a body takes its time, and once: what is accepted is never answered with 503.
         doors.connections.check()
-    submission = doors.service.submit(generate, _idempotency(key, body) if key else None, tenant())
     base = (request.root_path + request.path).removesuffix("/").removesuffix("/infer")
-    if form == params.SSE:
-        response = _stream(submission.request_id, START)
-        response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"
-    else:
-        response = _accepted(submission, wait)
+    with limits.stream_place(form == params.SSE) as place:
+        submission = doors.service.submit(
+            generate,
+            _idempotency(key, body) if key else None,
+            tenant(),
+            limits.allowance(generate),
+        )
+        if form == params.SSE:
+            response = _stream(submission.request_id, START, place)
+            response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"
+        else:
+            response = _accepted(submission, wait)
     response.headers.add("Location", f"{base}/status/{submission.request_id}")
     if submission.replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -84,7 +90,8 @@ def stream(request_id: str) -> Response:
     params.accepted(request, params.SSE)
     after = request.headers.get("Last-Event-ID") or request.args.get("after")
     context().connections.check()
-    return _stream(request_id, wire.cursor(after))
+    with limits.stream_place(request.method != "HEAD") as place:
+        return _stream(request_id, wire.cursor(after), place)
 
 
 @bp.get("/events/<request_id>")
@@ -173,9 +180,12 @@ def _idempotency(key: str, body: Json) -> Idempotency:
     return Idempotency(key, hashlib.sha256(canonical).digest())
 
 
-def _stream(request_id: str, after: int) -> Response:
+def _stream(request_id: str, after: int, place: contextlib.ExitStack) -> Response:
     doors = context()
-    return sse.stream(doors.service, doors.connections, request_id, after, tenant(), may_stay())
+    response = sse.stream(doors.service, doors.connections, request_id, after, tenant(), may_stay())
+    if response.status_code == 200:
+        response.call_on_close(place.pop_all().close)
+    return response
 
 
 def _accepted(submission: Submission, wait: params.Wait) -> Response:
@@ -203,7 +213,10 @@ def _wait(job: Job, wait: params.Wait) -> Job:
 
 
 def _pauses(wait: params.Wait) -> Iterator[float]:
-    return context().connections.pauses(wait.seconds, params.asked().environ)
+    environ = params.asked().environ
+    with limits.poll_place(wait.seconds > 0) as has_place:
+        if has_place:
+            yield from context().connections.pauses(wait.seconds, environ)
 
 
 def _status_view(job: Job) -> Json:

@@ -21,7 +21,7 @@ from orchestrator.job import Status
 from orchestrator.schemas import invalid
 from orchestrator.service import BATCH, START
 from orchestrator.strict_json import Json, parse_object
-from orchestrator.web import handshake
+from orchestrator.web import handshake, limits
 from orchestrator.web.connections import LOOK_S
 from orchestrator.web.context import Context, caller, context
 from orchestrator.web.ws_guard import (
@@ -38,6 +38,8 @@ MAX_IN_FLIGHT = 32
 MAX_FOLLOWERS = 2 * MAX_IN_FLIGHT
 """Threads that one socket has at once, with those that have not noticed yet that they may end."""
 
+COUNTED = ("submit", "cancel", "subscribe")
+"""The messages that count as calls: those that ask something of the store."""
 AUTH_S = 5.0
 """How long a page has to say who it is."""
 LOOK_AGAIN_S = 10.0
@@ -53,7 +55,7 @@ sock = Sock()
 @sock.route("/ws", bp=bp)
 def serve(ws: Server) -> None:
     """Serve one socket until either side closes it. Closing it cancels nothing."""
-    conversation = _Conversation(ws, context(), caller())
+    conversation = _Conversation(ws, context(), caller(), limits.socket_limits())
     try:
         with context().connections.opened(conversation.is_busy, conversation.go_away):
             conversation.run()
@@ -156,10 +158,13 @@ def _too_many() -> RateLimited:
 class _Conversation:
     """The frames of one socket: commands in, and the events of what it follows out."""
 
-    def __init__(self, ws: Server, doors: Context, who: Caller) -> None:
+    def __init__(
+        self, ws: Server, doors: Context, who: Caller, limits: limits.SocketLimits
+    ) -> None:
         self._ws = ws
         self._doors = doors
         self._caller = who
+        self._limits = limits
         self._service = doors.service
         self._sending = threading.Lock()
         self._followers = Followers()
@@ -224,6 +229,8 @@ class _Conversation:
                 raise invalid({"type": [f"Must be one of: {', '.join(CLIENT_TYPES)}."]})
             if kind in ("submit", "cancel"):
                 require(self._caller, Scope.INFER)
+            if kind in COUNTED:
+                self._limits.call()
             if kind == "submit":
                 self._submit(frame)
             else:
@@ -235,7 +242,9 @@ class _Conversation:
         ref = take_ref(frame)
         request = self._doors.reader.read(frame)
         self._followers.check_room()
-        submission = self._service.submit(request, tenant=self._caller.tenant)
+        submission = self._service.submit(
+            request, tenant=self._caller.tenant, allowance=self._limits.allowance(request)
+        )
         ack = {"type": "ack", "request_id": submission.request_id, "status": Status.PROCESSING}
         self._send(ack | ref)
         self._follow(Follower(submission.request_id, START, request.stream, ref))
@@ -270,6 +279,7 @@ class _Conversation:
         if entrance:
             who = entrance.guard.identify(frame["token"])
             require(who, Scope.READ)
+            self._limits.admit(who)
             self._caller = who
         self._send({"type": "welcome"} | _ref(frame))
 
@@ -325,6 +335,8 @@ class _Conversation:
 
     def _send_error(self, error: OrchestratorError, about: Json) -> None:
         frame: dict[str, Any] = {"type": "error", "code": error.code, "message": error.message}
+        if isinstance(error, RateLimited) and error.retry_after is not None:
+            frame["retry_after"] = error.retry_after
         if error.details.get("fields"):
             frame["fields"] = error.details["fields"]
         frame |= {name: about[name] for name in ("request_id", "ref") if name in about}

@@ -23,6 +23,7 @@ from orchestrator.events import (
 )
 from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status, session_id_of
 from orchestrator.session import History, Message, Session
+from orchestrator.stores.base import Allowance
 
 VERSION = 1
 """The form that this version writes, and the only one it reads."""
@@ -74,6 +75,20 @@ def dump_job(job: Job) -> list[str | bytes]:
     if request.system is not None:
         values["system"] = request.system
     return [part for pair in values.items() for part in pair]
+
+
+def dump_allowance(allowance: Allowance) -> bytes:
+    """Return what may be taken with a submit, as submit.lua is told it."""
+    return orjson.dumps(
+        {
+            "account": allowance.account,
+            "live": allowance.live,
+            "names": [budget.name for budget in allowance.budgets],
+            "limits": [budget.limit for budget in allowance.budgets],
+            "input": allowance.input_tokens,
+            "answer": allowance.answer_tokens,
+        }
+    )
 
 
 def load_job(values: Hash) -> Job:

@@ -36,13 +36,16 @@ NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDO
 
 
 class Link:
-    """Calls scripts. Safe to use from any thread, and in any process that makes its own."""
+    """Calls scripts. Safe to use from any thread, and in any process that makes its own.
 
-    def __init__(self, url: str) -> None:
+    Redis may take ``answer_s`` seconds for each.
+    """
+
+    def __init__(self, url: str, answer_s: float = ANSWER_S) -> None:
         # Our scripts may be called twice, and a write may not be repeated behind their back.
         options: dict[str, Any] = {
             "socket_connect_timeout": CONNECT_S,
-            "socket_timeout": ANSWER_S,
+            "socket_timeout": answer_s,
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
             "driver_info": None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.events import Cancelled
 from orchestrator.session import HISTORY_BYTES, HISTORY_MESSAGES
+from orchestrator.stores.base import DAY_S, TOKEN_BYTES
 from orchestrator.stores.redis import codec
 from orchestrator.stores.redis.keys import NAMES
 
@@ -40,6 +41,8 @@ def _prelude() -> str:
         "HISTORY_BYTES": HISTORY_BYTES,
         "SEND_S": SEND_S,
         "SEND_AGAIN_S": SEND_AGAIN_S,
+        "DAY_S": DAY_S,
+        "TOKEN_BYTES": TOKEN_BYTES,
     }
     return "".join(f"local {name} = {_lua(value)}\n" for name, value in values.items())
 
@@ -74,3 +77,6 @@ POSITION = _script("position")
 LINE_POSITION = _script("line_position")
 CACHE_GET = _script("cache_get")
 CACHE_PUT = _script("cache_put")
+HIT = _script("hit")
+TAKE_PLACE = _script("take_place")
+RENEW_PLACES = _script("renew_places")

@@ -13,7 +13,7 @@ from orchestrator.events import Event, Failed, Restarted, Started, Terminal, Tok
 from orchestrator.job import IllegalMove, Job, OnBusy, Priority, Status
 from orchestrator.session import History
 from orchestrator.stores import refusals
-from orchestrator.stores.base import IDEMPOTENCY_S, Change, Idempotency, Submission
+from orchestrator.stores.base import IDEMPOTENCY_S, Allowance, Change, Idempotency, Submission
 from orchestrator.stores.redis import codec, keys, scripts
 from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.link import Call
@@ -71,7 +71,12 @@ class RedisStore(Views):
 
     # Transitions
 
-    def submit(self, job: Job, idempotency: Idempotency | None = None) -> Submission:
+    def submit(
+        self,
+        job: Job,
+        idempotency: Idempotency | None = None,
+        allowance: Allowance | None = None,
+    ) -> Submission:
         request = job.request
         if request.on_busy is OnBusy.INTERRUPT:
             self._flush_session(request.session)
@@ -85,6 +90,7 @@ class RedisStore(Views):
             idempotency.key if idempotency else "",
             idempotency.fingerprint if idempotency else "",
             IDEMPOTENCY_S,
+            codec.dump_allowance(allowance) if allowance else "",
             *codec.dump_job(job),
         )
         match reply:
@@ -98,6 +104,10 @@ class RedisStore(Views):
                 raise refusals.busy(request.session, running.decode())
             case [b"full"]:
                 raise refusals.full(self._queue_limit)
+            case [b"crowded"] if allowance:
+                raise refusals.crowded(allowance.live)
+            case [b"spent", place, used, needed, left_s] if allowance:
+                raise refusals.spent(allowance.budgets[place - 1], used, needed, float(left_s))
         return replayed(reply)
 
     def replay(self, idempotency: Idempotency) -> Submission | None:

@@ -152,13 +152,122 @@ local function leave(session, job_id)
   return following
 end
 
+-- Allowances: what callers may have, taken with the submit and given back with the end
+
+-- How many of the requests that an account is counted for are looked at: one may be lost.
+local LOOK_AT = 100
+
+local function is_live(status)
+  return status == 'pending' or status == 'processing'
+end
+
+local function tokens_of(size)
+  return math.ceil(size / TOKEN_BYTES)
+end
+
+local function spent_key(name, day)
+  return SPENT .. day .. ':' .. name
+end
+
+local function is_crowded(allowance)
+  local key = LIVE .. allowance.account
+  if allowance.live == 0 or redis.call('SCARD', key) < allowance.live then
+    return false
+  end
+  for _, other in ipairs(redis.call('SRANDMEMBER', key, LOOK_AT)) do
+    if not is_live(redis.call('HGET', JOB .. other, 'status')) then
+      redis.call('SREM', key, other)
+    end
+  end
+  return redis.call('SCARD', key) >= allowance.live
+end
+
+-- Return why an account may not have one more request, or nothing; note what it would reserve.
+local function check(allowance, session)
+  if is_crowded(allowance) then
+    return {'crowded'}
+  end
+  if #allowance.names == 0 then
+    return nil
+  end
+  allowance.day = math.floor(now / DAY_S)
+  allowance.input = allowance.input
+    + tokens_of(tonumber(redis.call('HGET', SESSION .. session, 'bytes') or 0))
+  allowance.reserved = allowance.input + allowance.answer
+  for place, name in ipairs(allowance.names) do
+    local spent = tonumber(redis.call('GET', spent_key(name, allowance.day)) or 0)
+    if spent + allowance.reserved > allowance.limits[place] then
+      local left = exact((allowance.day + 1) * DAY_S - now)
+      return {'spent', place, spent, allowance.reserved, left}
+    end
+  end
+end
+
+local function spend(name, day, tokens)
+  local key = spent_key(name, day)
+  redis.call('INCRBY', key, tokens)
+  redis.call('EXPIRE', key, 2 * DAY_S)
+end
+
+local function take(job_id, allowance)
+  redis.call('HSET', JOB .. job_id, 'allowance', cjson.encode(allowance))
+  if allowance.live > 0 then
+    redis.call('SADD', LIVE .. allowance.account, job_id)
+    redis.call('EXPIRE', LIVE .. allowance.account, DAY_S)
+  end
+  for _, name in ipairs(allowance.names) do
+    spend(name, allowance.day, allowance.reserved)
+  end
+end
+
+local function is_said(usage)
+  return usage and usage ~= ''
+end
+
+local function total(usage)
+  if not is_said(usage) then
+    return 0
+  end
+  local counted = cjson.decode(usage)
+  return counted[1] + counted[2]
+end
+
+-- What an ended request has cost: what was reported, or what its texts are taken for.
+local function cost(attempts, status, usage, failed_usage, input, answer)
+  if tonumber(attempts) == 0 then
+    return 0
+  end
+  local reported = total(usage) + total(failed_usage)
+  if is_said(usage) or (is_said(failed_usage) and status ~= 'completed') then
+    return reported
+  end
+  if status == 'failed' and answer == '' then
+    return reported
+  end
+  return reported + input + tokens_of(#answer)
+end
+
+-- Count what an ended request has used in place of what it might have.
+local function settle(job_id, taken, attempts, status, usage, failed_usage, answer)
+  local allowance = cjson.decode(taken)
+  redis.call('SREM', LIVE .. allowance.account, job_id)
+  for _, name in ipairs(allowance.names) do
+    local used = cost(attempts, status, usage, failed_usage, allowance.input, answer)
+    spend(name, allowance.day, used - allowance.reserved)
+  end
+end
+
 -- Ends
 
 -- End a live request. Returns the one whose turn it is now, where that changed.
 local function finish(job_id, ending)
   local key = JOB .. job_id
-  local job = redis.call('HMGET', key, 'session', 'prompt', 'system', 'cancel_requested_at')
+  local job = redis.call(
+    'HMGET', key,
+    'session', 'prompt', 'system', 'cancel_requested_at', 'allowance', 'attempts'
+  )
   local answer = redis.call('GET', TEXT .. job_id) or ''
+  local usage = ending.usage
   if job[4] then
     ending = {
       status = 'cancelled',
@@ -182,6 +291,9 @@ local function finish(job_id, ending)
   end
   if ending.status == 'completed' or (ending.status == 'cancelled' and answer ~= '') then
     redis.call('HSET', key, 'result', answer)
+  end
+  if job[5] then
+    settle(job_id, job[5], job[6], ending.status, usage, ending.failed_usage, answer)
   end
   redis.call('DEL', TEXT .. job_id)
   unqueue(job_id)
@@ -232,10 +344,6 @@ end
 
 local function unchanged(job_id)
   return {'unchanged', all(job_id), {}}
-end
-
-local function is_live(status)
-  return status == 'pending' or status == 'processing'
 end
 
 -- Kept answers

@@ -1,9 +1,10 @@
 #!lua
 -- Admit a request and claim or queue for its session.
 -- ARGV: queue limit, session, what to do where it is busy, queue timeout, the idempotency key or
--- '', its fingerprint, its seconds, and the fields of the request.
+-- '', its fingerprint, its seconds, what its caller may have or '', and the fields of the request.
 local queue_limit, session, on_busy = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local queue_timeout, name, fingerprint, key_s = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local allowance = ARGV[11] ~= '' and cjson.decode(ARGV[11])
 
 if redis.call('EXISTS', JOB .. id) == 1 then
   -- Sent again, since the first answer was lost on the way.
@@ -26,8 +27,17 @@ end
 if redis.call('ZCARD', QUEUED) >= queue_limit then
   return {'full'}
 end
+if allowance then
+  local refusal = check(allowance, session)
+  if refusal then
+    return refusal
+  end
+end
 
-redis.call('HSET', JOB .. id, unpack(ARGV, 11))
+redis.call('HSET', JOB .. id, unpack(ARGV, 12))
+if allowance then
+  take(id, allowance)
+end
 local tenant = tenant_of(session)
 if tenant ~= '' then
   redis.call('HSET', OWNERS, id, tenant)

@@ -1,0 +1,91 @@
+"""What callers have of what they may have: requests at once, and tokens a day, in memory."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from orchestrator.events import Usage
+from orchestrator.job import Job, Status
+from orchestrator.stores import refusals
+from orchestrator.stores.base import DAY_S, Allowance, tokens_of
+
+MOST_SPENT = 100_000
+"""Accounts whose tokens of a day are remembered; who has spent none for longest is forgotten."""
+
+
+class _Taken(NamedTuple):
+    """What one request has of its allowance."""
+
+    account: str
+    names: tuple[str, ...]
+    day: int
+    reserved: int
+    input_tokens: int
+
+
+class Allowances:
+    """What live requests hold of allowances. For use inside a store's lock.
+
+    ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._live: Counter[str] = Counter()
+        self._spent: OrderedDict[tuple[int, str], int] = OrderedDict()
+        self._taken: dict[str, _Taken] = {}
+
+    def check(self, allowance: Allowance, history_bytes: int) -> None:
+        """Raise RateLimited where an account may not have one more request."""
+        if allowance.live and self._live[allowance.account] >= allowance.live:
+            raise refusals.crowded(allowance.live)
+        now = self._clock()
+        day = int(now // DAY_S)
+        needed = allowance.reserve(history_bytes)
+        for budget in allowance.budgets:
+            spent = self._spent.get((day, budget.name), 0)
+            if spent + needed > budget.limit:
+                raise refusals.spent(budget, spent, needed, (day + 1) * DAY_S - now)
+
+    def take(self, job_id: str, allowance: Allowance, history_bytes: int) -> None:
+        """Reserve what a request may come to need."""
+        day = int(self._clock() // DAY_S)
+        needed = allowance.reserve(history_bytes)
+        names = tuple(budget.name for budget in allowance.budgets)
+        read = allowance.input_tokens + tokens_of(history_bytes)
+        self._taken[job_id] = _Taken(allowance.account, names, day, needed, read)
+        self._live[allowance.account] += 1
+        for name in names:
+            self._spend(day, name, needed)
+
+    def settle(self, job: Job, answer: str, usage: Usage | None) -> None:
+        """Count what an ended request has used in place of what it might have.
+
+        ``usage`` is what was reported of its last attempt, even where it was cancelled since.
+        """
+        taken = self._taken.pop(job.id, None)
+        if taken is None:
+            return
+        self._live[taken.account] -= 1
+        if not self._live[taken.account]:
+            del self._live[taken.account]
+        cost = _cost(job, answer, usage, taken.input_tokens)
+        for name in taken.names:
+            self._spend(taken.day, name, cost - taken.reserved)
+
+    def _spend(self, day: int, name: str, tokens: int) -> None:
+        spent = self._spent.pop((day, name), 0)
+        self._spent[day, name] = max(0, spent + tokens)
+        while len(self._spent) > MOST_SPENT:
+            self._spent.popitem(last=False)
+
+
+def _cost(job: Job, answer: str, usage: Usage | None, input_tokens: int) -> int:
+    if job.attempts == 0:
+        return 0
+    reported = sum(one.input_tokens + one.output_tokens for one in (usage, job.failed_usage) if one)
+    if usage or (job.failed_usage and job.status is not Status.COMPLETED):
+        return reported
+    if job.status is Status.FAILED and not answer:
+        return reported
+    return reported + input_tokens + tokens_of(len(answer.encode("utf-8", "replace")))
