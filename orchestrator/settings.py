@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from orchestrator import rate, rules
-from orchestrator.routes_file import (
-    ENGINE_CONTEXT,
-    ENGINE_CONTEXT_LEAST,
-    ENGINE_CONTEXT_MOST,
-    ENGINE_SLOTS,
-    ENGINE_SLOTS_MOST,
-    KINDS,
-    RoutesFile,
-)
+from orchestrator import rate, routes_file, rules
 
 
 def setting(
@@ -109,7 +100,7 @@ class Settings:
         "The key for it; required for `anthropic`.",
         secret=True,
     )
-    routes: RoutesFile | None = setting(
+    routes: routes_file.RoutesFile | None = setting(
         "ORCHESTRATOR_CONFIG",
         None,
         rules.routes,
@@ -118,14 +109,14 @@ class Settings:
     )
     engine_slots: int = setting(
         "ORCHESTRATOR_ENGINE_SLOTS",
-        ENGINE_SLOTS,
-        rules.integer(1, ENGINE_SLOTS_MOST),
+        routes_file.ENGINE_SLOTS,
+        rules.integer(1, routes_file.ENGINE_SLOTS_MOST),
         "Requests that `engine` answers at once; more of them wait in the queue.",
     )
     engine_context: int = setting(
         "ORCHESTRATOR_ENGINE_CONTEXT",
-        ENGINE_CONTEXT,
-        rules.integer(ENGINE_CONTEXT_LEAST, ENGINE_CONTEXT_MOST),
+        routes_file.ENGINE_CONTEXT,
+        rules.integer(routes_file.ENGINE_CONTEXT_LEAST, routes_file.ENGINE_CONTEXT_MOST),
         "Tokens of prompt, history and answer that each of them may have.",
     )
     hub_url: str = setting(
@@ -366,7 +357,7 @@ class Settings:
     @property
     def kind(self) -> str:
         """The kind of ``backend``, one of KINDS."""
-        return self.backend if self.backend in KINDS else "python"
+        return self.backend if self.backend in routes_file.KINDS else "python"
 
     @property
     def server(self) -> tuple[str | None, str | None]:
@@ -384,7 +375,7 @@ class Settings:
         if self.routes:
             return next(iter(self.routes.models))
         named = self.model if self.backend != "echo" else None
-        return KINDS[self.kind].shown(named or self.backend)
+        return routes_file.KINDS[self.kind].shown(named or self.backend)
 
     @property
     def queue_url(self) -> str:

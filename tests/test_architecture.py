@@ -53,7 +53,8 @@ FLOORS: dict[str, list[str]] = {
         "stores.redis.advice stores.redis.codec stores.redis.gate stores.redis.keys",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
-        "stores.redis.cache stores.redis.credentials stores.redis.limits stores.redis.replies stores.redis.writer",
+        "stores.redis.cache stores.redis.credentials stores.redis.limits stores.redis.replies "
+        "stores.redis.writer",
         "stores.redis.views",
         "backends.upstream",
         "backends.answer",
