@@ -87,15 +87,14 @@ class Limiter:
     def allow(self, account: Account, request: GenerateRequest) -> Allowance | None:
         """Count a submit for its model; return what goes with it, or None. Raises RateLimited."""
         model = self.rules.models.get(request.model)
+        of_model = f"model:{request.model} {account.name}"
         if model and model.rates:
-            about = f" of model {request.model!r}"
-            self._hit(f"{account.name} {request.model}", model.rates, about)
+            self._hit(of_model, model.rates, f" of model {request.model!r}")
         budgets = []
         if self.rules.tokens_a_day:
             budgets.append(Budget(account.name, self.rules.tokens_a_day))
         if model and model.tokens_a_day:
-            name = f"{account.name} {request.model}"
-            budgets.append(Budget(name, model.tokens_a_day, request.model))
+            budgets.append(Budget(of_model, model.tokens_a_day, request.model))
         if not budgets and not self.rules.requests:
             return None
         said = len(request.prompt.encode()) + len((request.system or "").encode())
