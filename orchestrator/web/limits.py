@@ -1,7 +1,6 @@
 """Limits at the HTTP edge: every call is counted for whoever makes it, and told what is left."""
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from flask import Flask, Request, Response, g
 
@@ -18,6 +17,7 @@ from orchestrator.web.params import asked
 
 REFUSED = (401, 403)
 """How credentials are refused, before it comes to limits: that counts as well."""
+_FREE = nullcontext(True)
 
 
 def register(app: Flask, limiter: Limiter) -> None:
@@ -93,28 +93,19 @@ def allowance(request: GenerateRequest) -> Allowance | None:
     return limiter.allow(account(), request) if limiter else None
 
 
-@contextlib.contextmanager
-def stream_place(is_needed: bool = True) -> Iterator[contextlib.ExitStack]:
-    """Have a place for a stream while inside, or until what is popped off is closed.
-
-    Raises RateLimited where there is none.
-    """
+def stream_place(is_needed: bool = True) -> ExitStack:
+    """Take a place for a stream, until what is returned is closed. Raises RateLimited."""
+    held = ExitStack()
     limiter = context().limiter
-    with contextlib.ExitStack() as held:
-        if limiter and is_needed:
-            held.callback(limiter.open(account()))
-        yield held
+    if limiter and is_needed:
+        held.callback(limiter.open(account()))
+    return held
 
 
-@contextlib.contextmanager
-def poll_place(is_needed: bool) -> Iterator[bool]:
-    """Have a place for a long poll while inside. Gives whether there is one, if one is needed."""
+def poll_place(is_needed: bool) -> AbstractContextManager[bool]:
+    """Take a place for a long poll while inside. Gives whether there is one, if one is needed."""
     limiter = context().limiter
-    if not limiter or not is_needed:
-        yield True
-        return
-    with limiter.waiting(account()) as has_place:
-        yield has_place
+    return limiter.waiting(account()) if limiter and is_needed else _FREE
 
 
 def seat_socket() -> None:

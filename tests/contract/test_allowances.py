@@ -188,6 +188,7 @@ def test_a_race_admits_as_many_as_there_may_be(store: Store) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_room_is_neither_lost_nor_won_in_a_long_life(store: Store, seed: int) -> None:
     chance = random.Random(seed)
+    ends: list[Terminal] = [DONE, FAILED]
     live: list[Job] = []
     for _ in range(150):
         if chance.random() < 0.6:
@@ -198,7 +199,7 @@ def test_room_is_neither_lost_nor_won_in_a_long_life(store: Store, seed: int) ->
         elif live:
             job = live.pop(chance.randrange(len(live)))
             if chance.random() < 0.5 and store.claim(job.id, "echo"):
-                store.finish(job.id, chance.choice([DONE, FAILED]))
+                store.finish(job.id, chance.choice(ends))
             else:
                 store.cancel(job.id)
             if not store.get(job.id).status.is_terminal:
