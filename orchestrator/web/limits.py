@@ -26,15 +26,18 @@ def register(app: Flask, limiter: Limiter) -> None:
     @app.before_request
     def _count() -> None:
         request = asked()
-        if request.method != "OPTIONS" and request.blueprint not in OPEN:
+        if _is_limited(request):
             g.account = _account(request)
             limiter.call(g.account)
 
     @app.after_request
     def _tell(response: Response) -> Response:
+        request = asked()
+        if not _is_limited(request):
+            return response
         account = g.get("account")
         if account is None:
-            account = _account(asked())
+            account = _account(request)
             if response.status_code in REFUSED:
                 try:
                     limiter.call(account)
@@ -117,6 +120,10 @@ def socket_limits() -> SocketLimits:
     """Return what is counted for the socket that was seated."""
     found: SocketLimits = g.socket
     return found
+
+
+def _is_limited(request: Request) -> bool:
+    return request.method != "OPTIONS" and request.blueprint not in OPEN
 
 
 def _account(request: Request) -> Account:

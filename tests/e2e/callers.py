@@ -1,0 +1,87 @@
+"""Callers of every kind, whom the limits count: by key, by token, by address.
+
+Each is the headers that it sends with a call.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jwt
+import requests
+
+from orchestrator.auth import keys
+from orchestrator.auth.key_file import KeyFile
+from orchestrator.caller import Scope
+from tests.e2e.client import refused
+
+Caller = dict[str, str]
+
+PEPPER = "0123456789abcdef" * 4
+SECRET = "a secret that tokens are signed with"
+NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_numbers = itertools.count(1)
+
+
+class Register:
+    """A file of keys, and what a server is told of it; tokens are taken there as well."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = KeyFile(path)
+        self.environ = {
+            "ORCHESTRATOR_API_KEYS_FILE": str(path),
+            "ORCHESTRATOR_KEY_PEPPER": PEPPER,
+            "ORCHESTRATOR_JWT_SECRET": SECRET,
+        }
+
+    def key(self, rate: str | None = None, tenant: str = "acme", scope: Scope = Scope.INFER) -> str:
+        """Make a key; a server that runs knows it within LOOK_EVERY_S."""
+        made, shown = keys.create(PEPPER, tenant, frozenset({scope}), time.time(), rate)
+        self._file.add(made)
+        return shown
+
+
+def keyed(key: str) -> Caller:
+    return {"X-API-Key": key}
+
+
+def somebody() -> Caller:
+    """Who comes with a token, and was never here before."""
+    claims = {"sub": f"somebody-{next(_numbers)}", "exp": int(time.time()) + 600}
+    return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"}
+
+
+def address() -> str:
+    """An address that was never here before."""
+    number = next(_numbers)
+    return f"198.51.{number // 250}.{number % 250 + 1}"
+
+
+def behind(*addresses: str) -> Caller:
+    """Who comes through a proxy, as that says."""
+    return {"X-Forwarded-For": ", ".join(addresses)}
+
+
+def left(answer: requests.Response) -> tuple[int, int, int]:
+    """Return what an answer says of the limit: how many, how many are left, and until when."""
+    limit, remaining, reset = (int(answer.headers[name]) for name in NAMES)
+    return limit, remaining, reset
+
+
+def says_nothing(answer: requests.Response) -> bool:
+    """Whether an answer says nothing of limits."""
+    return not [name for name in answer.headers if name.lower().startswith("x-ratelimit")]
+
+
+def limited(answer: requests.Response) -> tuple[str, int]:
+    """Hold that an answer is a 429; return what it says, and in how many seconds to come again."""
+    error = refused(answer, 429, "RATE_LIMITED")
+    text = answer.headers["Retry-After"]
+    assert text.isdigit(), text
+    assert int(text) >= 1
+    return str(error["message"]), int(text)
+
+
+def codes(answers: Sequence[requests.Response]) -> list[int]:
+    return [answer.status_code for answer in answers]
