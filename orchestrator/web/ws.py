@@ -38,8 +38,8 @@ MAX_IN_FLIGHT = 32
 MAX_FOLLOWERS = 2 * MAX_IN_FLIGHT
 """Threads that one socket has at once, with those that have not noticed yet that they may end."""
 
-COUNTED = ("submit", "cancel", "subscribe")
-"""The messages that count as calls: those that ask something of the store."""
+FREE = ("auth", "ping", "unsubscribe")
+"""The messages that don't count as calls: they ask nothing of the store."""
 AUTH_S = 5.0
 """How long a page has to say who it is."""
 LOOK_AGAIN_S = 10.0
@@ -218,25 +218,33 @@ class _Conversation:
     def _answer(self, data: str | bytes) -> None:
         about: Json = {}
         try:
-            if isinstance(data, bytes):
-                raise InvalidRequest("Binary frames are not understood. Send JSON as text.")
-            frame = parse_object(data)
+            frame = self._read(data)
             about = _named(frame)
             kind = frame.get("type", "submit")
             if kind != "auth" and self._doors.entrance and self._caller is ANYONE:
                 return
+            if kind not in FREE:
+                self._limits.call()
             if kind not in CLIENT_TYPES:
                 raise invalid({"type": [f"Must be one of: {', '.join(CLIENT_TYPES)}."]})
             if kind in ("submit", "cancel"):
                 require(self._caller, Scope.INFER)
-            if kind in COUNTED:
-                self._limits.call()
             if kind == "submit":
                 self._submit(frame)
             else:
                 self._commands[kind](read_command(frame))
         except OrchestratorError as error:
             self._send_error(error, about)
+
+    def _read(self, data: str | bytes) -> Json:
+        try:
+            if isinstance(data, bytes):
+                raise InvalidRequest("Binary frames are not understood. Send JSON as text.")
+            return parse_object(data)
+        except InvalidRequest:
+            # It counts as well, as a call with such a body would.
+            self._limits.call()
+            raise
 
     def _submit(self, frame: Json) -> None:
         ref = take_ref(frame)
