@@ -87,7 +87,8 @@ class Limiter:
     def allow(self, account: Account, request: GenerateRequest) -> Allowance | None:
         """Count a submit for its model; return what goes with it, or None. Raises RateLimited."""
         model = self.rules.models.get(request.model)
-        of_model = f"model:{request.model} {account.name}"
+        # A model's name has no slash, so no caller's name makes this another's.
+        of_model = f"model:{request.model}/{account.name}"
         if model and model.rates:
             self._hit(of_model, model.rates, f" of model {request.model!r}")
         budgets = []

@@ -46,9 +46,14 @@ def keyed(key: str) -> Caller:
     return {"X-API-Key": key}
 
 
-def somebody() -> Caller:
+def name() -> str:
+    """A name that nobody has had before."""
+    return f"somebody-{next(_numbers)}"
+
+
+def somebody(called: str | None = None) -> Caller:
     """Who comes with a token, and was never here before."""
-    claims = {"sub": f"somebody-{next(_numbers)}", "exp": int(time.time()) + 600}
+    claims = {"sub": called or name(), "exp": int(time.time()) + 600}
     return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"}
 
 

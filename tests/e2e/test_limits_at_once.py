@@ -10,7 +10,7 @@ import pytest
 import requests
 import websocket
 
-from tests.e2e.callers import Caller, Register, address, behind, keyed, limited, somebody
+from tests.e2e.callers import Caller, Register, address, behind, keyed, limited, name, somebody
 from tests.e2e.client import (
     END,
     Json,
@@ -469,3 +469,11 @@ def test_a_model_may_have_a_rate_of_its_own(server: Served) -> None:
         socket.submit(SHORT, max_tokens=5)
     assert ask(server, caller).status_code == 200
     assert ask(server, somebody(), model="dear").status_code == 200
+
+
+def test_no_name_of_a_caller_is_taken_for_another_with_a_model(server: Served) -> None:
+    called = name()
+    victim, namesake = somebody(called), somebody(f"{called} scarce")
+    for _ in range(2):
+        accepted(server, namesake, max_tokens=SCARCE)
+    assert ask(server, victim, model="scarce", max_tokens=SCARCE - SHORT_TOKENS).status_code == 200
