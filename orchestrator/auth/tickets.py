@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.caller import Caller, Scope
-from orchestrator.errors import RateLimited, Unauthorized
+from orchestrator.errors import PipelineUnavailable, Unauthorized
 
 TTL_S = 60
 MOST = 100_000
@@ -24,7 +24,7 @@ class Tickets(Protocol):
     """Where stream tokens wait, by their digests, for TTL_S seconds."""
 
     def put(self, digest: str, value: str) -> None:
-        """Keep a value. Raises RateLimited where too many wait already."""
+        """Keep a value. Raises PipelineUnavailable where too many wait already."""
         ...
 
     def take(self, digest: str) -> str | None:
@@ -44,7 +44,10 @@ class MemoryTickets:
         with self._lock:
             self._forget()
             if len(self._waiting) >= MOST:
-                raise RateLimited("Too many stream tokens were not used. Use those first.")
+                raise PipelineUnavailable(
+                    "Too many stream tokens wait to be used. Try again in a while, or send the "
+                    "credentials with the stream."
+                )
             self._waiting[digest] = (self._clock() + TTL_S, value)
 
     def take(self, digest: str) -> str | None:

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.auth import tickets
 from orchestrator.auth.tickets import TTL_S, MemoryTickets
 from orchestrator.caller import Caller, Scope
-from orchestrator.errors import RateLimited, Unauthorized
+from orchestrator.errors import PipelineUnavailable, Unauthorized
 from tests.fakes.clock import Clock
 
 CALLER = Caller("acme", "key", frozenset({Scope.INFER}), "5/minute", 12.5, "key")
@@ -54,7 +54,8 @@ def test_those_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = MemoryTickets(clock)
     for _ in range(3):
         tickets.issue(kept, "id", CALLER)
-    with pytest.raises(RateLimited):
+    with pytest.raises(PipelineUnavailable) as refusal:
         tickets.issue(kept, "id", CALLER)
+    assert refusal.value.retry_after
     clock.advance(TTL_S)
     tickets.issue(kept, "id", CALLER)
