@@ -54,13 +54,20 @@ def client_address(peer: str, forwarded: str | None, trusted: Sequence[Network])
         return peer
     came_from = peer
     for hop in reversed(forwarded.rsplit(",", HOPS_MOST)[-HOPS_MOST:]):
-        text = hop.strip()
+        text = _without_port(hop.strip())
         if _address(text) is None:
             return came_from
         came_from = text
         if not _is_within(text, trusted):
             return came_from
     return came_from
+
+
+def _without_port(hop: str) -> str:
+    """Return an address without the port that some proxies add, as RFC 7239 writes both."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 def _is_within(text: str, networks: Sequence[Network]) -> bool:

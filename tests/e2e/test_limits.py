@@ -297,6 +297,9 @@ def test_callers_without_a_name_are_counted_by_address_as_trusted_proxies_say(
     limited(get(server, "/models", headers=behind(mine)))
     limited(get(server, "/models", headers=behind(address(), mine)))
     limited(get(server, "/models", headers=behind(f"::ffff:{mine}")))
+    # Some proxies say the port as well.
+    limited(get(server, "/models", headers=behind(f"{mine}:61234")))
+    limited(get(server, "/models", headers=behind(f"[::ffff:{mine}]:61234", "[::ffff:10.0.0.9]")))
     assert get(server, "/models", headers=behind(mine, address())).status_code == 200
 
 
