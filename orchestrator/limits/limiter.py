@@ -38,8 +38,9 @@ class _Seen(NamedTuple):
     until: float
 
     def holds(self, rates: tuple[Rate, ...], now: float) -> bool:
-        """Whether a refusal by these rates still holds."""
-        return not self.standing.is_admitted and self.rates == rates and now < self.until
+        """Whether a refusal by these rates still holds; one by a share of them never does."""
+        is_refusal = not self.standing.is_admitted and self.standing.rate in rates
+        return is_refusal and self.rates == rates and now < self.until
 
 
 class Limiter:

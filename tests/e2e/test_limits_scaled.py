@@ -161,7 +161,7 @@ def test_requests_and_tokens_are_those_of_all_processes(cluster: Cluster) -> Non
 def test_while_redis_is_away_each_process_lets_its_share_through(
     cluster: Cluster, generous: str
 ) -> None:
-    caller, rich = somebody(), keyed(generous)
+    caller, rich, refused_here = somebody(), keyed(generous), []
     know_each_other(cluster.redis)
     assert taken(cluster.both, caller, MOST // 2) == MOST // 2
     with running(cluster.a, rich) as request_id:
@@ -170,6 +170,7 @@ def test_while_redis_is_away_each_process_lets_its_share_through(
             for server in cluster.both:
                 began = time.monotonic()
                 fresh = somebody()
+                refused_here.append(fresh)
                 answers = [get(server, "/models", headers=fresh) for _ in range(MOST)]
                 codes = [answer.status_code for answer in answers]
                 assert codes == [200] * (MOST // 2) + [429] * (MOST // 2)
@@ -194,6 +195,10 @@ def test_while_redis_is_away_each_process_lets_its_share_through(
         # What was counted before is counted still.
         assert taken(cluster.both, caller) == MOST // 2
         assert taken(cluster.both, somebody()) == MOST
+        # Who had used up a share there has what is left of the whole. Redis has counted some calls
+        # since, which had reached it and were given up.
+        for server, fresh in zip(cluster.both, refused_here, strict=True):
+            assert taken((server,), fresh) > MOST // 2
 
 
 def limit_of(server: Served) -> int:
