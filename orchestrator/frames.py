@@ -217,6 +217,10 @@ class ErrorFrameSchema(AnswerSchema):
     message = fields.String(required=True, metadata={"description": "What to do."})
     request_id = fields.String(metadata={"description": "The request, where one is meant."})
     ref = _ref("Yours, where the frame had one.")
+    retry_after = fields.Integer(
+        validate=validate.Range(1),
+        metadata={"description": "With `RATE_LIMITED`: in how many seconds to ask again."},
+    )
     fields_ = fields.Dict(
         data_key="fields",
         keys=fields.String(),

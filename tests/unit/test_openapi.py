@@ -21,8 +21,9 @@ from orchestrator.web.openapi.parameters import HEADERS, PARAMETERS
 from tests.described import Described, Json
 
 PAGES = ("playground.", "docs.", "static")
-# Codes that no answer has yet, or only a WebSocket frame or a wrong address.
-ELSEWHERE = {"UNAUTHORIZED", "RATE_LIMITED", "METHOD_NOT_ALLOWED"}
+# A code that only a wrong address has.
+ELSEWHERE = {"METHOD_NOT_ALLOWED"}
+LEFT = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,20 @@ def test_every_operation_answers_well_and_may_have_a_fault(described: Described)
         statuses = set(operation["responses"])
         assert {status for status in statuses if status < "400"}, path
         assert "500" in statuses, path
+
+
+def test_every_operation_but_the_open_ones_may_be_limited_and_says_what_is_left(
+    app: Flask, described: Described
+) -> None:
+    is_open = {
+        re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule): rule.endpoint.startswith("health.")
+        for rule in app.url_map.iter_rules()
+    }
+    for path, _, operation in described.operations():
+        assert ("429" in operation["responses"]) is not is_open[path], path
+        for status, answer in operation["responses"].items():
+            tells = LEFT <= answer.get("headers", {}).keys()
+            assert tells is not (is_open[path] or status == "101"), (path, status)
 
 
 def test_every_answer_with_a_body_has_a_schema_and_an_example(described: Described) -> None:

@@ -15,6 +15,7 @@ from orchestrator.errors import (
     OrchestratorError,
     PayloadTooLarge,
     PipelineUnavailable,
+    RateLimited,
     ResultExpired,
     SessionBusy,
     Unauthorized,
@@ -24,7 +25,7 @@ from orchestrator.schemas import SESSION_ID_RULE, UNKNOWN_FIELD, invalid
 from orchestrator.strict_json import Json
 from orchestrator.web.errors import STATUS
 from orchestrator.web.json_io import TOO_LARGE
-from orchestrator.web.openapi.samples import FAILED_JOB, REQUEST_ID, SESSION_ID
+from orchestrator.web.openapi.samples import FAILED_JOB, MODEL, REQUEST_ID, SESSION_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Fault:
 
 
 def _of(reason: str, error: OrchestratorError) -> Fault:
-    headers = ("Retry-After",) if isinstance(error, PipelineUnavailable) else ()
+    headers = ("Retry-After",) if isinstance(error, PipelineUnavailable | RateLimited) else ()
     return Fault(reason, error.code, error.message, error.details, STATUS[error.code], headers)
 
 
@@ -185,6 +186,45 @@ FAULTS: dict[str, Fault] = {
             "This Idempotency-Key came before with another body. Use a new key for a new request.",
             request_id=REQUEST_ID,
         ),
+    ),
+    "calls_used": _of(
+        "You have made as many calls as you may.",
+        RateLimited("You have used up your 600/minute calls. Call again in 7 seconds.", 7),
+    ),
+    "model_used": _of(
+        "You have submitted as much as you may to this model.",
+        RateLimited(
+            f"You have used up your 100/hour calls of model {MODEL!r}. Call again in 40 seconds.",
+            40,
+        ),
+    ),
+    "crowded": _of(
+        "You have as many requests that wait or run as you may.",
+        RateLimited(
+            "You have 20 requests that wait or run, and may not have more at once. Submit again "
+            "when one has ended, or cancel one.",
+            1,
+        ),
+    ),
+    "tokens_used": _of(
+        "You have fewer tokens left for today than this may need.",
+        RateLimited(
+            "You may use 200000 tokens a day. 198900 are used or reserved, and this request may "
+            "need 1224. Submit it with fewer max_tokens, or after midnight, UTC.",
+            18_000,
+        ),
+    ),
+    "places_taken": _of(
+        "You have as many streams and sockets open as you may.",
+        RateLimited(
+            "You have 10 streams and sockets open, and may not have more at once. Close one, or "
+            "poll instead.",
+            2,
+        ),
+    ),
+    "tokens_unused": _of(
+        "Too many stream tokens wait to be used.",
+        RateLimited("Too many stream tokens were not used. Use those first."),
     ),
     "no_upgrade": Fault(
         "The request is no WebSocket handshake.",

@@ -17,7 +17,8 @@ CODES = {
     "`PAYLOAD_TOO_LARGE` 413": "The body is too large.",
     "`UNSUPPORTED_MEDIA_TYPE` 415": "The body is of a type that is not understood.",
     "`IDEMPOTENCY_KEY_REUSED` 422": "The key came before with another body.",
-    "`RATE_LIMITED` 429": "Too much at once; over a WebSocket, more than 32 requests.",
+    "`RATE_LIMITED` 429": "You have used up what you may have; ask again after `Retry-After` "
+    "seconds. Over a WebSocket also: it follows 32 requests already.",
     "`INTERNAL` 500": "The server has a fault.",
     "`PROCESSING_FAILED` 500": "The request failed; `details.cause` says why.",
     "`PIPELINE_UNAVAILABLE` 503": "No capacity now; try again after `Retry-After` seconds.",
@@ -59,6 +60,13 @@ address answers 405 to a method that it hasn't, 426 to a WebSocket handshake tha
 it, and 400 to what is no HTTP.
 
 {table(("Code", "What it means"), CODES)}
+
+## Limits
+
+Where calls are limited, each answer says how many you may make (`X-RateLimit-Limit`), how many are \
+left (`X-RateLimit-Remaining`), and when there are more (`X-RateLimit-Reset`, in seconds since the \
+epoch). Past a limit the answer is 429 with `Retry-After`; over a WebSocket an `error` with \
+`retry_after`. Calls that are refused so don't count.
 
 ## Why a request fails
 

@@ -152,6 +152,20 @@ HEADERS: dict[str, Json] = {
     "Retry-After": _returned(
         "In how many seconds to ask again.", {"type": "integer", "minimum": 0}
     ),
+    "X-RateLimit-Limit": _returned(
+        "How many calls you may make in a while; only where calls are limited. Of several rates "
+        "it is the one that leaves the least.",
+        {"type": "integer", "minimum": 1, "examples": [600]},
+    ),
+    "X-RateLimit-Remaining": _returned(
+        "How many of them are left; only where calls are limited.",
+        {"type": "integer", "minimum": 0, "examples": [599]},
+    ),
+    "X-RateLimit-Reset": _returned(
+        "When more of them are left than now, in seconds since the epoch; only where calls are "
+        "limited.",
+        {"type": "integer", "minimum": 0, "examples": [1767225660]},
+    ),
     "Cache-Control": _returned("Whether the answer may be kept.", _TEXT),
     "X-Accel-Buffering": _returned(
         "Tells proxies to pass events on at once.", {"type": "string", "enum": ["no"]}

@@ -12,6 +12,8 @@ from orchestrator.web.openapi.faults import FAULTS, Fault
 
 Replies = dict[str, Json]
 
+_LEFT = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+
 # Without a type: some tools read a stream as one text, others as an object for each event.
 _EVENT_STREAM: Json = {
     "description": "Server-sent events, as the WHATWG's HTML standard has them, each with these.",
@@ -57,6 +59,8 @@ def operation(
     if "401" in responses:
         # None of them, where the service asks for no credentials.
         operation["security"] = [{"key": []}, {"token": []}, {}]
+    if "429" in responses:
+        responses = {status: _telling(status, found) for status, found in responses.items()}
     return operation | dict(more or {}) | {"responses": responses}
 
 
@@ -105,14 +109,20 @@ def with_stream(replies: Replies, status: int, example: str, headers: tuple[str,
 def faults(*names: str, is_open: bool = False) -> Replies:
     """Return the errors of an operation, those of one status together. Names are FAULTS' keys.
 
-    One that ``is_open`` never asks for credentials.
+    One that ``is_open`` never asks for credentials, and is not limited.
     """
-    always = ("internal",) if is_open else ("internal", "no_credentials", "no_scope")
+    always = ["internal"] if is_open else ["internal", "no_credentials", "no_scope", "calls_used"]
     chosen = sorted((*names, *always), key=_status_of)
     return {
         str(status): _fault_reply({name: FAULTS[name] for name in group})
         for status, group in groupby(chosen, key=_status_of)
     }
+
+
+def _telling(status: str, found: Json) -> Json:
+    """Return an answer that says what is left to its caller; 101 has no room for it."""
+    left = {} if status == "101" else {name: name for name in _LEFT}
+    return found | {"headers": found.get("headers", {}) | left}
 
 
 def _status_of(name: str) -> int:

@@ -43,7 +43,9 @@ _stream = operation(
         ("Cache-Control", "X-Accel-Buffering"),
     ),
     reply(204, "The cursor is at the end: nothing follows, and an EventSource stops."),
-    faults("no_request", "expired", "not_a_stream", "streams_full", "redis_away"),
+    faults(
+        "no_request", "expired", "not_a_stream", "places_taken", "streams_full", "redis_away"
+    ),
     parameters=("RequestId", "LastEventId", "After", "StreamToken"),
 )
 
@@ -88,7 +90,14 @@ _socket = operation(
     "and the socket lives on. The server closes with 1009 after a message of more than 1 MiB, with "
     "1008 after more than 8 messages that it had no time to read, and with 1001 when it stops.",
     reply(101, "The connection is a WebSocket now.", headers=("Upgrade",)),
-    faults("bad_socket_key", "foreign_origin", "no_upgrade", "old_version", "streams_full"),
+    faults(
+        "bad_socket_key",
+        "foreign_origin",
+        "no_upgrade",
+        "old_version",
+        "places_taken",
+        "streams_full",
+    ),
     more={
         "x-websocket": {
             "client": {"$ref": "#/components/schemas/ClientFrame"},
@@ -118,7 +127,7 @@ _stream_token = operation(
         {"A token": samples.STREAM_TOKEN},
         ("Cache-Control",),
     ),
-    faults("no_request", "expired", "redis_away"),
+    faults("no_request", "expired", "tokens_unused", "redis_away"),
     parameters=("RequestId",),
 )
 
