@@ -1,10 +1,12 @@
 """What a running server answers, held against its own OpenAPI document."""
 
 import contextlib
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,8 +18,22 @@ from tests.e2e.client import LONG, connected, ended, frames, occupied, open_stre
 from tests.served import Served, serve
 
 PATIENCE_S = 20
+RATE = 30
 CLIENT_FRAME = {"$ref": "#/components/schemas/ClientFrame"}
 SERVER_FRAME = {"$ref": "#/components/schemas/ServerFrame"}
+LEFT = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
+ROUTES = """
+[backends.echo]
+kind = "echo"
+delay_s = 0.02
+
+[models.default]
+targets = ["echo"]
+
+[models."llama3.2"]
+targets = ["echo"]
+rate_limit = "1/hour"
+"""
 DATA = {"start": "StartData", "token": "TokenData", "complete": "CompleteData"}
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 KEY = {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
@@ -61,6 +77,28 @@ def slow(described: Described) -> Iterator[Caller]:
         ORCHESTRATOR_QUEUE_LIMIT="1",
     ) as served:
         yield Caller(served, described)
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory, described: Described) -> Iterator[Caller]:
+    """A server that limits all that it can; each address that a test claims is another caller."""
+    routes = tmp_path_factory.mktemp("limited") / "routes.toml"
+    routes.write_text(ROUTES)
+    with serve(
+        ORCHESTRATOR_CONFIG=str(routes),
+        ORCHESTRATOR_RATE_LIMIT=f"{RATE}/minute",
+        ORCHESTRATOR_STREAMS_PER_CALLER="1",
+        ORCHESTRATOR_REQUESTS_PER_CALLER="1",
+        ORCHESTRATOR_TOKENS_A_DAY="100000",
+        ORCHESTRATOR_TRUSTED_PROXIES="127.0.0.1",
+    ) as served:
+        yield Caller(served, described)
+
+
+@pytest.fixture(scope="module")
+def as_another() -> Callable[[], dict[str, str]]:
+    numbers = itertools.count(1)
+    return lambda: {"X-Forwarded-For": f"192.0.2.{next(numbers)}"}
 
 
 def test_a_submit_is_answered_as_described(call: Caller) -> None:
@@ -157,6 +195,50 @@ def test_the_service_is_answered_as_described(call: Caller) -> None:
     call("getOpenApi", 304, headers={"If-None-Match": tag})
 
 
+def test_limits_are_answered_as_described(
+    limited: Caller, as_another: Callable[[], dict[str, str]]
+) -> None:
+    who = as_another()
+    call = partial(limited, headers=who)
+    running = call("submit", 200, json={"prompt": LONG}).json()["request_id"]
+    one_too_many = call("submit", 429, json={"prompt": "x"})
+    assert one_too_many.headers["Retry-After"] == "1"
+    assert set(one_too_many.headers) >= LEFT
+    with requests.get(
+        f"{limited.server.api}/stream/{running}", headers=who, stream=True, timeout=PATIENCE_S
+    ):
+        call("streamEvents", 429, request_id=running)
+        limited("openSocket", 429, headers=UPGRADE | KEY | who)
+        streamed = who | {"Accept": "text/event-stream"}
+        limited("submit", 429, json={"prompt": "x"}, headers=streamed)
+    call("cancel", 202, request_id=running)
+    ended(limited.server, running)
+    call("submit", 429, json={"prompt": "x", "max_tokens": 10_000_000})
+    call("submit", 200, json={"prompt": "x", "model": "llama3.2"}, params={"wait": "10"})
+    call("submit", 429, json={"prompt": "x", "model": "llama3.2"})
+
+
+def test_whatever_is_asked_past_a_rate_is_answered_as_described(
+    limited: Caller, as_another: Callable[[], dict[str, str]]
+) -> None:
+    who = as_another()
+    for _ in range(RATE):
+        assert set(limited("listModels", 200, headers=who).headers) >= LEFT
+    ids = {"request_id": REQUEST_ID, "session_id": "s"}
+    names = [found[2]["operationId"] for found in limited.described.operations()]
+    is_limited = {
+        name: "429" in limited.described.operation(name)[2]["responses"] for name in names
+    }
+    for name in names:
+        limited(name, 429 if is_limited[name] else 200, headers=who, **ids)
+    frames = [{"prompt": "x", "stream": True}] * RATE + [{"prompt": "x", "ref": "last"}]
+    [*_, refused] = exchange(
+        limited, frames, lambda got: got.get("ref") == "last", header=as_another()
+    )
+    assert refused["code"] == "RATE_LIMITED"
+    assert 1 <= refused["retry_after"] <= 61
+
+
 def test_requests_under_way_are_answered_as_described(slow: Caller) -> None:
     with occupied(slow.server, session_id="held") as [running]:
         call_all = [("getStatus", 200), ("getResult", 202), ("listEvents", 200)]
@@ -202,10 +284,12 @@ def test_the_events_of_a_stream_are_as_described(slow: Caller, prompt: str, fiel
         assert not slow.described.faults(schema, whole)
 
 
-def exchange(caller: Caller, sent: list[Json], until: Callable[[Json], bool]) -> list[Json]:
+def exchange(
+    caller: Caller, sent: list[Json], until: Callable[[Json], bool], **options: Any
+) -> list[Json]:
     """Send frames, and return those that come, up to the first that ``until`` wants."""
     received = []
-    with connected(caller.server) as sock:
+    with connected(caller.server, **options) as sock:
         for frame in sent:
             assert not caller.described.faults(CLIENT_FRAME, frame), frame
             sock.send(frame)
