@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from orchestrator import tls
 from orchestrator.bootstrap import MAKERS, Routes, routes_file, timeouts_of
 from orchestrator.errors import ConfigError, UpstreamError
+from orchestrator.rate import parse
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
 from orchestrator.settings import Settings
 from orchestrator.urls import shown
@@ -63,6 +64,14 @@ class Check:
                 yield f"    answers are kept for {model.cache_ttl_s:g} s"
             if model.coalesce:
                 yield "    identical requests share one call"
+            yield from self._limits(model)
+
+    def _limits(self, model: ModelTable) -> Iterator[str]:
+        if model.rate_limit:
+            rates = ", ".join(map(str, parse(model.rate_limit)))
+            yield f"    each caller may submit {rates}"
+        if model.tokens_a_day:
+            yield f"    each caller may use {model.tokens_a_day} tokens a day"
 
     def _persistence(self, model: ModelTable) -> str:
         return (

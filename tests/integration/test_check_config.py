@@ -75,6 +75,21 @@ def test_what_a_model_keeps_and_shares_is_told(
     ]
 
 
+def test_what_each_caller_may_have_of_a_model_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "routes.toml"
+    path.write_text(
+        '[backends.echo]\nkind = "echo"\n[models.default]\ntargets = ["echo"]\n'
+        'rate_limit = "1000/hour; 60 / minutes"\ntokens_a_day = 200_000\n'
+    )
+    assert cli.main(["check-config", "--file", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "    each caller may submit 60/minute, 1000/hour",
+        "    each caller may use 200000 tokens a day",
+    ]
+
+
 def test_the_file_of_the_environment_is_the_usual_one(
     tmp_path: Path,
     upstream: Upstream,
