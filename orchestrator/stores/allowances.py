@@ -84,8 +84,10 @@ def _cost(job: Job, answer: str, usage: Usage | None, input_tokens: int) -> int:
     if job.attempts == 0:
         return 0
     reported = sum(one.input_tokens + one.output_tokens for one in (usage, job.failed_usage) if one)
-    if usage or (job.failed_usage and job.status is not Status.COMPLETED):
+    if usage or (job.status is Status.FAILED and not answer):
         return reported
-    if job.status is Status.FAILED and not answer:
-        return reported
-    return reported + input_tokens + tokens_of(len(answer.encode("utf-8", "replace")))
+    guessed = input_tokens + tokens_of(len(answer.encode("utf-8", "replace")))
+    if job.status is Status.COMPLETED:
+        return reported + guessed
+    # Of an answer that broke off its provider may have said no more than how it began.
+    return max(reported, guessed)

@@ -238,13 +238,15 @@ local function cost(attempts, status, usage, failed_usage, input, answer)
     return 0
   end
   local reported = total(usage) + total(failed_usage)
-  if is_said(usage) or (is_said(failed_usage) and status ~= 'completed') then
+  if is_said(usage) or (status == 'failed' and answer == '') then
     return reported
   end
-  if status == 'failed' and answer == '' then
-    return reported
+  local guessed = input + tokens_of(#answer)
+  if status == 'completed' then
+    return reported + guessed
   end
-  return reported + input + tokens_of(#answer)
+  -- Of an answer that broke off its provider may have said no more than how it began.
+  return math.max(reported, guessed)
 end
 
 -- Count what an ended request has used in place of what it might have.
