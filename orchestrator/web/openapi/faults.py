@@ -222,10 +222,6 @@ FAULTS: dict[str, Fault] = {
             2,
         ),
     ),
-    "tokens_unused": _of(
-        "Too many stream tokens wait to be used.",
-        RateLimited("Too many stream tokens were not used. Use those first."),
-    ),
     "no_upgrade": Fault(
         "The request is no WebSocket handshake.",
         "INVALID_REQUEST",
@@ -272,6 +268,13 @@ FAULTS: dict[str, Fault] = {
             "Redis can't be reached, so nothing can be looked up or taken now. Try again in a "
             "moment.",
             retry_after=2,
+        ),
+    ),
+    "tickets_full": _of(
+        "Too many stream tokens of all callers wait to be used.",
+        PipelineUnavailable(
+            "Too many stream tokens wait to be used. Try again in a while, or send the "
+            "credentials with the stream."
         ),
     ),
     "streams_full": _of(

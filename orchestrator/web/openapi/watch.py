@@ -127,7 +127,7 @@ _stream_token = operation(
         {"A token": samples.STREAM_TOKEN},
         ("Cache-Control",),
     ),
-    faults("no_request", "expired", "tokens_unused", "redis_away"),
+    faults("no_request", "expired", "tickets_full", "redis_away"),
     parameters=("RequestId",),
 )
 
