@@ -309,6 +309,23 @@ def test_an_error_is_shown_as_the_api_said_it(page: Page, server: Served, transp
     assert not page.find("#alert").is_displayed()
 
 
+@both_transports
+def test_a_limit_is_shown_as_the_api_said_it(
+    page: Page, serving: Callable[..., Served], transport: str
+) -> None:
+    page.expect("429")
+    server = serving(ORCHESTRATOR_RATE_LIMIT="20/minute")
+    page.open(server.url, transport)
+    while requests.get(f"{server.api}/models").status_code != 429:
+        pass
+    page.send("one too many")
+    page.until(lambda: page.find("#alert").is_displayed())
+    shown = page.find("#alert").text
+    assert "RATE_LIMITED" in shown
+    assert "You have used up your 20/minute calls. Call again in " in shown
+    assert page.find("#prompt").get_attribute("value") == "one too many"
+
+
 def test_a_failed_request_shows_its_error_and_what_came(
     page: Page, serving: Callable[..., Served], tmp_path: Path
 ) -> None:

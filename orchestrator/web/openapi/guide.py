@@ -63,9 +63,9 @@ it, and 400 to what is no HTTP.
 
 ## Limits
 
-Where calls are limited, each answer says how many you may make (`X-RateLimit-Limit`), how many are \
-left (`X-RateLimit-Remaining`), and when there are more (`X-RateLimit-Reset`, in seconds since the \
-epoch). Past a limit the answer is 429 with `Retry-After`; over a WebSocket an `error` with \
+Where calls are limited, each answer says how many you may make (`X-RateLimit-Limit`), how many \
+are left (`X-RateLimit-Remaining`), and when there are more (`X-RateLimit-Reset`, in seconds since \
+the epoch). Past a limit the answer is 429 with `Retry-After`; over a WebSocket an `error` with \
 `retry_after`. Calls that are refused so don't count.
 
 ## Why a request fails

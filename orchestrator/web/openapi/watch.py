@@ -43,9 +43,7 @@ _stream = operation(
         ("Cache-Control", "X-Accel-Buffering"),
     ),
     reply(204, "The cursor is at the end: nothing follows, and an EventSource stops."),
-    faults(
-        "no_request", "expired", "not_a_stream", "places_taken", "streams_full", "redis_away"
-    ),
+    faults("no_request", "expired", "not_a_stream", "places_taken", "streams_full", "redis_away"),
     parameters=("RequestId", "LastEventId", "After", "StreamToken"),
 )
 

@@ -6,11 +6,13 @@ export const base = new URL("api/v1/", document.baseURI);
 
 /** An answer that is not a success, as the API said it. */
 export class ApiError extends Error {
-  constructor(code, message, details = {}, status = null) {
+  /** `retryAfter` is in seconds, as the API says it. */
+  constructor(code, message, details = {}, status = null, retryAfter = 0) {
     super(message);
     this.code = code;
     this.fields = details?.fields ?? {};
     this.status = status;
+    this.retryMs = (Number(retryAfter) || 0) * 1000;
   }
 }
 
@@ -35,7 +37,8 @@ async function call(path, options = {}) {
     return call(path, options);
   }
   const said = body?.error ?? { code: `HTTP ${response.status}`, message: response.statusText };
-  throw new ApiError(said.code, said.message, said.details, response.status);
+  const again = response.headers.get("Retry-After");
+  throw new ApiError(said.code, said.message, said.details, response.status, again);
 }
 
 const query = (parameters) =>

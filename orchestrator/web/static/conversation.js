@@ -134,9 +134,14 @@ export class Conversation {
   /** While a request waits, say now and then how many are ahead of it. */
   async #watchQueue(turn) {
     if (turn.status !== "pending" || this.#turns.get(turn.id) !== turn) return;
-    const request = await api.status(turn.id).catch(() => null);
-    if (request?.status === "pending" && turn.status === "pending") turn.show(request);
-    setTimeout(() => this.#watchQueue(turn), QUEUE_POLL_MS);
+    let wait = QUEUE_POLL_MS;
+    try {
+      const request = await api.status(turn.id);
+      if (request.status === "pending" && turn.status === "pending") turn.show(request);
+    } catch (error) {
+      wait = Math.max(wait, error.retryMs);
+    }
+    setTimeout(() => this.#watchQueue(turn), wait);
   }
 }
 

@@ -41,8 +41,13 @@ export class History {
     this.#cursor = page.next_cursor;
     this.#show();
     if (!document.hidden && page.data.some(({ status }) => isLive(status))) {
-      this.#timer = setTimeout(() => this.refresh(), LIVE_POLL_MS);
+      this.#again(LIVE_POLL_MS);
     }
+  }
+
+  #again(wait) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.refresh(), wait);
   }
 
   async #older() {
@@ -58,6 +63,7 @@ export class History {
       return await api.requests(parameters);
     } catch (error) {
       this.#failed(error);
+      if (error.retryMs) this.#again(error.retryMs);
       return null;
     }
   }

@@ -1,6 +1,6 @@
 /** Answers over one WebSocket: submits and follows many requests, and reconnects by itself. */
 
-import { ApiError, Unreachable, socketUrl } from "./api.js";
+import { ApiError, models, socketUrl } from "./api.js";
 import * as key from "./key.js";
 import { Backoff } from "./backoff.js";
 
@@ -82,9 +82,7 @@ export class SocketTransport {
     if (socket !== this.#socket) return;
     this.#socket = null;
     this.#streaming.clear();
-    const said = reason || "The server closed the socket.";
-    const error = code === 1006 ? new Unreachable() : new ApiError(`CLOSED ${code}`, said);
-    for (const { reject } of this.#submits.values()) reject(error);
+    if (this.#submits.size) reject([...this.#submits.values()], code, reason);
     this.#submits.clear();
     for (const { listener } of this.#follows.values()) listener.connected(false);
     if (this.#follows.size) {
@@ -135,7 +133,15 @@ export class SocketTransport {
     else if (frame.type === "token") listener.token(frame.data);
     else if (frame.type === "restart") listener.restarted();
     else if (frame.type === "result") this.#end(frame.request_id, { status: "completed" });
+    else if (frame.code === "RATE_LIMITED") this.#subscribeLater(frame);
     else if (frame.type === "error") this.#end(frame.request_id, failure(frame));
+  }
+
+  /** A limit of the caller refused to follow: the request itself goes on. */
+  #subscribeLater({ request_id: id, retry_after: seconds = 1 }) {
+    const follow = this.#follows.get(id);
+    const again = () => this.#follows.get(id) === follow && this.#subscribe(id);
+    setTimeout(again, seconds * 1000);
   }
 
   #end(id, outcome) {
@@ -144,6 +150,22 @@ export class SocketTransport {
     this.#streaming.delete(id);
     listener.ended(outcome);
   }
+}
+
+async function reject(submits, code, reason) {
+  const said = reason || "The server closed the socket.";
+  const error = code === 1006 ? await whyNot() : new ApiError(`CLOSED ${code}`, said);
+  for (const submit of submits) submit.reject(error);
+}
+
+/** Browsers don't tell why there is no socket; the answer to another call may. */
+async function whyNot() {
+  try {
+    await models();
+  } catch (error) {
+    return error;
+  }
+  return new ApiError("NO SOCKET", "The WebSocket was refused, or broke off. Try again, or use SSE.");
 }
 
 function failure({ code, message }) {

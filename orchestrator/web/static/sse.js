@@ -71,8 +71,8 @@ class Stream {
     let token;
     try {
       token = await api.streamToken(this.#id);
-    } catch {
-      this.#retry();
+    } catch (error) {
+      this.#retry(error.retryMs);
       return;
     }
     if (this.#closed) return;
@@ -104,8 +104,9 @@ class Stream {
     if (this.#source.readyState === EventSource.CLOSED) this.#retry();
   }
 
-  #retry() {
-    this.#timer = setTimeout(() => this.#investigate(), this.#backoff.next());
+  #retry(least = 0) {
+    if (this.#closed) return;
+    this.#timer = setTimeout(() => this.#investigate(), this.#backoff.next(least));
   }
 
   async #investigate() {
@@ -117,7 +118,7 @@ class Stream {
     } catch (error) {
       if (this.#closed) return;
       if (error.status === 404) this.#listener.ended({ status: "gone", error });
-      else this.#retry();
+      else this.#retry(error.retryMs);
     }
   }
 }
