@@ -82,9 +82,11 @@ def crowded(limit: int) -> RateLimited:
 def spent(budget: Budget, used: int, needed: int, left_s: float) -> RateLimited:
     """Return the error for a caller that has too few tokens left, ``left_s`` before midnight."""
     of_what = f" of model {budget.model!r}" if budget.model else ""
+    # One that needs more than a day's tokens never fits.
+    or_later = ", or after midnight, UTC" if needed <= budget.limit else ""
     return RateLimited(
         f"You may use {budget.limit} tokens{of_what} a day. {used} are used or reserved, and this "
-        f"request may need {needed}. Submit it with fewer max_tokens, or after midnight, UTC.",
+        f"request may need {needed}. Submit it with fewer max_tokens{or_later}.",
         retry_after=math.ceil(left_s),
     )
 

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jwt
 import requests
@@ -14,12 +15,17 @@ import requests
 from orchestrator.auth import keys
 from orchestrator.auth.key_file import KeyFile
 from orchestrator.caller import Scope
-from tests.e2e.client import refused
+from tests.e2e.client import END, Json, Socket, get, post, refused, until
+from tests.served import Served
 
 Caller = dict[str, str]
 
 PEPPER = "0123456789abcdef" * 4
 SECRET = "a secret that tokens are signed with"
+LONG = "fault:ok 2000 0.05"
+"""What tests.fakes.upstream answers for longer than any test lasts."""
+SHORT = "fault:ok 5"
+"""And at once."""
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 _numbers = itertools.count(1)
 
@@ -90,3 +96,38 @@ def limited(answer: requests.Response) -> tuple[str, int]:
 
 def codes(answers: Sequence[requests.Response]) -> list[int]:
     return [answer.status_code for answer in answers]
+
+
+# Requests, where nothing may wait: a long poll takes a place
+
+
+def ask(server: Served, caller: Caller, prompt: str = SHORT, **fields: Any) -> requests.Response:
+    body = {"prompt": prompt, "max_tokens": 100, **fields}
+    return post(server, "/infer", body, headers=caller)
+
+
+def accepted(server: Served, caller: Caller, prompt: str = SHORT, **fields: Any) -> str:
+    answer = ask(server, caller, prompt, **fields)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["request_id"])
+
+
+def end_of(server: Served, caller: Caller, request_id: str) -> Json:
+    """Wait for the end of a request, without a long poll, and return its status."""
+
+    def now() -> Json:
+        return dict(get(server, f"/status/{request_id}", headers=caller).json())
+
+    return until(lambda: (found := now())["status"] in END and found)
+
+
+def cancel(server: Served, caller: Caller, request_id: str) -> None:
+    assert post(server, f"/cancel/{request_id}", headers=caller).ok
+    end_of(server, caller, request_id)
+
+
+def refused_submit(socket: Socket, **fields: Any) -> Json:
+    socket.send({"prompt": SHORT, **fields})
+    error = socket.receive()
+    assert (error["type"], error["code"]) == ("error", "RATE_LIMITED"), error
+    return error

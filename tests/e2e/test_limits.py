@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,14 @@ def test_without_a_rate_nothing_is_said_of_one(serving: Any) -> None:
         get(server, "/nowhere"),
     ):
         assert says_nothing(answer)
+
+
+def test_calls_that_come_at_once_are_counted_to_the_call(server: Served) -> None:
+    caller = behind(address())
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: get(server, "/models", headers=caller), range(3 * MOST)))
+    assert sorted(codes(answers)) == [200] * MOST + [429] * (2 * MOST)
+    assert sorted(left(answer)[1] for answer in answers if answer.ok) == sorted(range(MOST))
 
 
 # Whom it counts

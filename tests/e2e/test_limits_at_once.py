@@ -1,4 +1,4 @@
-"""What callers may have at once: streams, sockets, requests; and their tokens of a day."""
+"""What callers may have at once: streams, sockets, requests."""
 
 import contextlib
 import json
@@ -7,14 +7,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
 import websocket
 
-from tests.e2e.callers import Caller, Register, address, behind, keyed, limited, name, somebody
+from tests.e2e.callers import (
+    LONG,
+    SHORT,
+    Caller,
+    Register,
+    accepted,
+    address,
+    ask,
+    behind,
+    cancel,
+    end_of,
+    keyed,
+    limited,
+    refused_submit,
+    somebody,
+)
 from tests.e2e.client import (
-    END,
     Json,
-    Socket,
     call,
     close,
     connected,
@@ -30,29 +42,7 @@ from tests.e2e.client import (
 from tests.fakes.upstream import Upstream, start_upstream
 from tests.served import Served, serve
 
-STREAMS, REQUESTS, TOKENS, SCARCE = 2, 3, 4000, 200
-LONG = "fault:ok 2000 0.05"
-SHORT = "fault:ok 5"
-SHORT_TOKENS = 3
-"""What the service takes SHORT for: its bytes, by four."""
-USED = 12
-"""What the upstream reports of SHORT."""
-ROUTES = """
-[backends.fake]
-kind = "openai"
-base_url = "{url}"
-
-[models.default]
-targets = ["fake/any"]
-
-[models.dear]
-targets = ["fake/any"]
-rate_limit = "2/hour"
-
-[models.scarce]
-targets = ["fake/any"]
-tokens_a_day = {tokens}
-"""
+STREAMS, REQUESTS, TOKENS = 2, 3, 4000
 
 
 @pytest.fixture(scope="module")
@@ -73,48 +63,18 @@ def four_an_hour(register: Register) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(
-    register: Register,
-    four_an_hour: Iterator[str],
-    upstream: Upstream,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Served]:
-    routes = tmp_path_factory.mktemp("routes") / "routes.toml"
-    routes.write_text(ROUTES.format(url=upstream.url, tokens=SCARCE))
+def server(register: Register, four_an_hour: Iterator[str], upstream: Upstream) -> Iterator[Served]:
     with serve(
         **register.environ,
-        ORCHESTRATOR_CONFIG=str(routes),
+        ORCHESTRATOR_BACKEND="openai",
+        ORCHESTRATOR_MODEL="any",
+        OPENAI_BASE_URL=upstream.url,
         ORCHESTRATOR_STREAMS_PER_CALLER=str(STREAMS),
         ORCHESTRATOR_REQUESTS_PER_CALLER=str(REQUESTS),
         ORCHESTRATOR_TOKENS_A_DAY=str(TOKENS),
         ORCHESTRATOR_TRUSTED_PROXIES="127.0.0.1",
     ) as running:
         yield running
-
-
-def ask(server: Served, caller: Caller, prompt: str = SHORT, **fields: Any) -> requests.Response:
-    body = {"prompt": prompt, "max_tokens": 100, **fields}
-    return post(server, "/infer", body, headers=caller)
-
-
-def accepted(server: Served, caller: Caller, prompt: str = SHORT, **fields: Any) -> str:
-    answer = ask(server, caller, prompt, **fields)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["request_id"])
-
-
-def end_of(server: Served, caller: Caller, request_id: str) -> Json:
-    """Wait for the end of a request, without a long poll, and return its status."""
-
-    def now() -> Json:
-        return dict(get(server, f"/status/{request_id}", headers=caller).json())
-
-    return until(lambda: (found := now())["status"] in END and found)
-
-
-def cancel(server: Served, caller: Caller, request_id: str) -> None:
-    assert post(server, f"/cancel/{request_id}", headers=caller).ok
-    end_of(server, caller, request_id)
 
 
 @contextlib.contextmanager
@@ -334,13 +294,6 @@ def test_frames_that_cannot_be_read_count(server: Served, four_an_hour: Iterator
 # Requests at once
 
 
-def refused_submit(socket: Socket, **fields: Any) -> Json:
-    socket.send({"prompt": SHORT, **fields})
-    error = socket.receive()
-    assert (error["type"], error["code"]) == ("error", "RATE_LIMITED"), error
-    return error
-
-
 def test_requests_at_once_are_limited_and_free_again_however_they_end(server: Served) -> None:
     caller = somebody()
     session = {"session_id": "one-at-a-time"}
@@ -387,93 +340,3 @@ def test_a_replay_is_no_new_request(server: Served) -> None:
         cancel(server, caller, request_id)
     # What was refused was not kept.
     assert ask(server, caller | {"Idempotency-Key": "twice"}).status_code == 200
-
-
-# Tokens a day
-
-
-def test_tokens_are_reserved_and_then_settled_by_what_was_used(server: Served) -> None:
-    caller = somebody()
-    half = {"max_tokens": TOKENS // 2 - SHORT_TOKENS - 2}
-    ids = [accepted(server, caller, LONG, **half) for _ in range(2)]
-    message, wait_s = limited(ask(server, caller, **half))
-    assert message.startswith(f"You may use {TOKENS} tokens a day. ")
-    assert "are used or reserved, and this request may need" in message
-    assert message.endswith("Submit it with fewer max_tokens, or after midnight, UTC.")
-    assert wait_s <= 86_400
-    for request_id in ids:
-        cancel(server, caller, request_id)
-    assert end_of(server, caller, accepted(server, caller, **half))["status"] == "completed"
-
-
-def test_what_a_request_has_used_is_counted_to_the_token(server: Served) -> None:
-    caller = somebody()
-
-    def scarce(tokens: int, prompt: str = SHORT) -> requests.Response:
-        return ask(server, caller, prompt, model="scarce", max_tokens=tokens)
-
-    most = SCARCE - SHORT_TOKENS
-    limited(scarce(most + 1))
-    for place in range(3):
-        done = end_of(server, caller, scarce(most - place * USED).json()["request_id"])
-        assert done["usage"]["total_tokens"] == USED
-    message, _ = limited(scarce(most - 3 * USED + 1))
-    assert f"You may use {SCARCE} tokens of model 'scarce' a day. {3 * USED} are used" in message
-    # Who says nothing of max_tokens is taken to want an answer of usual length.
-    limited(post(server, "/infer", {"prompt": SHORT, "model": "scarce"}, headers=caller))
-    # Nothing is used where the upstream refuses, and other models have nothing to do with it.
-    refusal = scarce(most - 3 * USED, "fault:status 400")
-    assert refusal.status_code == 429, "it is longer"
-    shorter = scarce(100, "fault:status 400").json()["request_id"]
-    assert end_of(server, caller, shorter)["status"] == "failed"
-    assert scarce(most - 3 * USED).status_code == 200
-    assert ask(server, caller).status_code == 200
-
-
-def test_what_was_cancelled_is_counted_all_the_same(server: Served) -> None:
-    caller = somebody()
-    body = {"model": "scarce", "max_tokens": 150}
-    request_id = accepted(server, caller, LONG, **body)
-    with open_stream(server, f"/stream/{request_id}", headers=caller) as answer:
-        for frame in frames(answer):
-            if frame.event == "token" and frame.data["chunk"] == 8:
-                break
-    cancel(server, caller, request_id)
-    said = end_of(server, caller, request_id)["result"]
-    least = (len(said) + len(LONG)) // 4
-    assert least > 8
-    limited(ask(server, caller, model="scarce", max_tokens=SCARCE - SHORT_TOKENS - least + 1))
-    waiting = [
-        accepted(server, caller, LONG, model="scarce", max_tokens=20, session_id="s")
-        for _ in range(2)
-    ]
-    # One that never began has cost nothing.
-    for request_id in reversed(waiting):
-        cancel(server, caller, request_id)
-    left = SCARCE - SHORT_TOKENS - 2 * least - 20
-    assert ask(server, caller, model="scarce", max_tokens=left).status_code == 200
-
-
-# Models
-
-
-def test_a_model_may_have_a_rate_of_its_own(server: Served) -> None:
-    caller = somebody()
-    for _ in range(2):
-        accepted(server, caller, model="dear")
-    message, wait_s = limited(ask(server, caller, model="dear"))
-    assert message.startswith("You have used up your 2/hour calls of model 'dear'. Call again in ")
-    assert wait_s <= 3660
-    with connected(server, header=caller) as socket:
-        assert "'dear'" in refused_submit(socket, model="dear")["message"]
-        socket.submit(SHORT, max_tokens=5)
-    assert ask(server, caller).status_code == 200
-    assert ask(server, somebody(), model="dear").status_code == 200
-
-
-def test_no_name_of_a_caller_is_taken_for_another_with_a_model(server: Served) -> None:
-    called = name()
-    victim, namesake = somebody(called), somebody(f"{called} scarce")
-    for _ in range(2):
-        accepted(server, namesake, max_tokens=SCARCE)
-    assert ask(server, victim, model="scarce", max_tokens=SCARCE - SHORT_TOKENS).status_code == 200
