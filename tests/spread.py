@@ -31,6 +31,8 @@ LONG = {
     "tests/fuzz/test_fuzz.py": 20,
     "tests/e2e/test_engine.py": 15,
     "tests/e2e/test_scaled.py": 30,
+    "tests/e2e/test_limits_scaled.py": 38,
+    "tests/e2e/test_limits.py": 12,
     "tests/e2e/test_keepalive.py": 28,
     "tests/e2e/test_nginx.py": 25,
     "tests/e2e/test_run_scaled.py": 20,
