@@ -165,7 +165,7 @@ def test_what_a_request_may_cost_goes_with_its_submit(windows: Counted, clock: C
     assert judge.allow(ACCOUNT, dear) == Allowance(
         "key:a",
         live=7,
-        budgets=(Budget("key:a", 1_000), Budget("model:dear key:a", 100, "dear")),
+        budgets=(Budget("key:a", 1_000), Budget("model:dear/key:a", 100, "dear")),
         input_tokens=3,
         answer_tokens=5,
     )
