@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import NamedTuple
 
 from orchestrator.caller import ANYONE, Caller
+from orchestrator.job import quoted
 from orchestrator.rate import Rate, parse
 
 IPV6_PREFIX = 64
@@ -26,12 +27,14 @@ class Account(NamedTuple):
 def account_of(caller: Caller, address: str) -> Account:
     """Return whom a call of ``caller`` from ``address`` is counted for.
 
-    Keys and the subjects of tokens never share an account, whatever they are called.
+    Keys and the subjects of tokens never share an account, whatever they are called, nor do
+    subjects of two tenants.
     """
     if caller is ANYONE:
         return Account(f"address:{block(address)}")
-    kind = "key" if caller.key_id else "subject"
-    return Account(f"{kind}:{caller.name}", parse(caller.rate) if caller.rate else None)
+    whose = f"subject:{quoted(caller.tenant)}/{caller.name}"
+    name = f"key:{caller.key_id}" if caller.key_id else whose
+    return Account(name, parse(caller.rate) if caller.rate else None)
 
 
 def block(address: str) -> str:

@@ -200,8 +200,8 @@ class _Conversation:
         if self._caller is ANYONE:
             self._refuse(Unauthorized("The first message must be an auth, with good credentials."))
 
-    def _refuse(self, error: Unauthorized) -> NoReturn:
-        self._send_error(error, {})
+    def _refuse(self, error: OrchestratorError, about: Json | None = None) -> NoReturn:
+        self._send_error(error, about or {})
         self._ws.close(CLOSE_POLICY, error.message)
         raise ConnectionClosed(CLOSE_POLICY)
 
@@ -287,7 +287,10 @@ class _Conversation:
         if entrance:
             who = entrance.guard.identify(frame["token"])
             require(who, Scope.READ)
-            self._limits.admit(who)
+            try:
+                self._limits.admit(who)
+            except RateLimited as error:
+                self._refuse(error, _ref(frame))
             self._caller = who
         self._send({"type": "welcome"} | _ref(frame))
 

@@ -29,6 +29,16 @@ def test_keys_subjects_and_addresses_share_no_account_whatever_they_are_called()
     assert len({account_of(caller, name).name for caller in callers}) == 3
 
 
+def test_a_subject_of_another_tenant_is_another_caller() -> None:
+    callers = [
+        Caller("acme", "a"),
+        Caller("other", "a"),
+        Caller("acme/a", "a"),
+        Caller("acme", "a/a"),
+    ]
+    assert len({account_of(caller, "").name for caller in callers}) == 4
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
