@@ -4,13 +4,28 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator import tls
 from orchestrator.bootstrap import MAKERS, Routes, routes_file, timeouts_of
-from orchestrator.errors import ConfigError, UpstreamError
+from orchestrator.errors import ConfigError, PipelineUnavailable, UpstreamError
 from orchestrator.rate import parse
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
 from orchestrator.settings import Settings
+from orchestrator.stores.redis.store import RedisStore
 from orchestrator.urls import shown
 
 SHOWN_MODELS = 10
+
+
+def check_redis(url: str) -> None:
+    """Raise ConfigError where no Redis answers, or one that can't be used."""
+    store = RedisStore(url, queue_limit=1, retention_s=1.0)
+    try:
+        store.check()
+    except PipelineUnavailable as error:
+        raise ConfigError(
+            "REDIS_URL names no Redis that answers; why stands above. Start one there, or unset "
+            "REDIS_URL for one that is started with the rest."
+        ) from error
+    finally:
+        store.close()
 
 
 class Check:

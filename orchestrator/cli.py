@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from orchestrator import __version__, config, keys_command, scaled
 from orchestrator.bootstrap import check_worker
-from orchestrator.check import Check
+from orchestrator.check import Check, check_redis
 from orchestrator.errors import ConfigError
 from orchestrator.server import raise_file_limit
 from orchestrator.settings import Settings
@@ -134,10 +134,13 @@ def _work(settings: Settings, processes: int) -> NoReturn:
 def _run_scaled() -> int:
     environ = config.environment()
     with contextlib.ExitStack() as stack:
-        if not environ.get("REDIS_URL"):
+        given = environ.get("REDIS_URL", "").strip()
+        if not given:
             environ["REDIS_URL"] = stack.enter_context(scaled.redis())
         environ.setdefault("WEB_CONCURRENCY", str(scaled.WEB_PROCESSES))
         settings = config.load(environ)
+        if given:
+            check_redis(given)
         _check_address(settings)
         worker = [sys.executable, "-m", "orchestrator", "worker"]
         return scaled.Scaled(settings, environ).run(_server(), worker, greeting(settings))

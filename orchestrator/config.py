@@ -38,9 +38,9 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
         try:
             values[item.name] = parse(text)
         except ValueError as error:
-            value = _harmless(text, parse) if item.repr else "its value"
+            value = repr(_harmless(text, parse)) if item.repr else "its value"
             raise ConfigError(
-                f"{variable}: {value!r} is not {parse.__doc__}{_why(error, parse)}."
+                f"{variable}: {value} is not {parse.__doc__}{_why(error, parse)}."
             ) from None
     check_names(environ, [item.metadata["variable"] for item in fields(Settings)])
     if "routes" in values:

@@ -103,7 +103,7 @@ FLOORS: dict[str, list[str]] = {
 
 # Of these packages, others see the port in base.py; what puts all together names what is behind it.
 PORTS = ("stores", "backends", "routing", "dispatch")
-TOGETHER = ("bootstrap", "entrance", "limiter")
+TOGETHER = ("bootstrap", "check", "entrance", "limiter")
 
 
 # Who may import what is not the standard library's. A package stands for all its modules.

@@ -103,11 +103,21 @@ def test_without_redis_server_it_says_what_to_install(tmp_path: Path) -> None:
     assert "apt-get install redis-server" in refused("run-scaled", PATH=str(tmp_path))
 
 
+def test_a_redis_that_does_not_answer_is_told_of_at_once(redis: RedisServer) -> None:
+    said = refused("run-scaled", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    assert "Connection refused" in said
+    assert "REDIS_URL names no Redis that answers" in said
+    assert "gunicorn" not in said
+    assert "REDIS_URL names no Redis" in refused(
+        "run-scaled", REDIS_URL=redis.url.replace("redis://", "redis://:wrong@")
+    )
+
+
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
         ({}, "REDIS_URL is not set."),
-        ({"REDIS_URL": "localhost"}, "REDIS_URL: 'its value' is not an address such as"),
+        ({"REDIS_URL": "localhost"}, "REDIS_URL: its value is not an address such as"),
     ],
 )
 def test_a_worker_that_cannot_work_says_why(environ: dict[str, str], said: str) -> None:

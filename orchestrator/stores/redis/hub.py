@@ -166,13 +166,18 @@ class Hub:
 
     def _run(self) -> None:
         connection = self._connect()
+        is_lost = False
         while not self._closed.is_set():
             try:
                 connection.connect()
                 self._open(connection)
+                is_lost = False
                 self._read(connection)
             except (RedisError, OSError) as error:
-                logger.info("the subscriptions of Redis are lost, and will be made anew: %s", error)
+                # Once for each outage: another try is made a few times a second.
+                if not is_lost:
+                    logger.info("the subscriptions of Redis are lost until it answers: %s", error)
+                is_lost = True
             except Exception:
                 # Who sends finds a connection dead, and takes its socket from under the reader.
                 with self._lock:
