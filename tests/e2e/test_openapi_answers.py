@@ -213,7 +213,7 @@ def test_limits_are_answered_as_described(
         limited("submit", 429, json={"prompt": "x"}, headers=streamed)
     call("cancel", 202, request_id=running)
     ended(limited.server, running)
-    call("submit", 429, json={"prompt": "x", "max_tokens": 10_000_000})
+    call("submit", 429, json={"prompt": "x", "max_tokens": 99_000})
     call("submit", 200, json={"prompt": "x", "model": "llama3.2"}, params={"wait": "10"})
     call("submit", 429, json={"prompt": "x", "model": "llama3.2"})
 
