@@ -75,7 +75,9 @@ class Runner:
         run = _Run(job_id)
         self._running[run] = None
         try:
-            route = route or self._route_of(self._store.get(job_id).request.model)
+            route = route or self._route(job_id)
+            if route is None:
+                return ()
             claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()
@@ -125,6 +127,20 @@ class Runner:
         """Stop everything that runs here, because the process is about to end."""
         for run in list(self._running):
             run.stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
+
+    def _route(self, job_id: str) -> Route | None:
+        """Return the way to a request's model; None where it is for others to run."""
+        model = self._store.get(job_id).request.model
+        try:
+            return self._route_of(model)
+        except KeyError:
+            logger.error(
+                "request %s is left to other workers: there is no model %r here. Give web "
+                "processes and workers the same settings.",
+                job_id,
+                model,
+            )
+            return None
 
     def _generate(self, job: Job, history: History, route: Route, run: _Run) -> Terminal:
         stop = run.stop

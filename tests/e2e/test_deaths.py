@@ -180,6 +180,25 @@ def test_without_a_worker_submits_say_what_to_do(
     assert ended(server, submit(server, "Hello"))["result"] == "Echo: Hello"
 
 
+def test_a_worker_leaves_a_model_that_it_does_not_have_to_others(
+    redis: RedisServer, serving: Serving, hired: Callable[..., Worker], tmp_path: Path
+) -> None:
+    few, many = tmp_path / "few.toml", tmp_path / "many.toml"
+    few.write_text('[backends.e]\nkind = "echo"\n[models.default]\ntargets = ["e"]\n')
+    many.write_text(few.read_text() + '[models.new]\ntargets = ["e"]\n')
+    worker = hired(ORCHESTRATOR_CONFIG=str(few))
+    server = serving(**scaled(redis, ORCHESTRATOR_CONFIG=str(many)))
+    until(lambda: is_ready(server))
+    request_id = submit(server, "Hello", model="new")
+    until(lambda: f"request {request_id} is left to other workers" in worker.log)
+    assert "there is no model 'new' here" in worker.log
+    assert "Traceback" not in worker.log
+    assert status(server, request_id)["status"] == "pending"
+    assert ended(server, submit(server, "Hello"))["result"] == "Echo: Hello"
+    # It is handed on again after 20 seconds, to whoever is there; nobody need wait for that.
+    assert post(server, f"/cancel/{request_id}", {}).json()["status"] == "cancelled"
+
+
 def test_without_redis_everything_waits_for_it_and_nothing_needs_a_restart(
     tmp_path: Path, serving: Serving
 ) -> None:
