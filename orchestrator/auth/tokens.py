@@ -18,6 +18,7 @@ TOKEN_MOST = 8 * 1024
 """Characters."""
 NAME_MOST = 255
 """Characters of a subject and of a tenant."""
+SUBJECT = "sub"
 LAST_MOMENT = 253_402_300_800.0
 """The end of the year 9999: what a clock can show."""
 
@@ -46,7 +47,10 @@ class OneKey:
 
 @dataclass(frozen=True, slots=True)
 class TokenReader:
-    """Makes callers of tokens. ``issuer`` and ``audience`` are checked where they are set."""
+    """Makes callers of tokens. ``issuer`` and ``audience`` are checked where they are set.
+
+    A ``tenant_claim`` names tenants as keys do; with ``sub`` each subject is one, and no key's.
+    """
 
     verifiers: Verifiers
     algorithm: str
@@ -61,8 +65,10 @@ class TokenReader:
             raise Refused(f"The token is longer than {TOKEN_MOST} characters.")
         claims = self._claims(token, self._key(token))
         expires_at = self._moments(claims)
-        subject = _name(claims, "sub")
-        tenant = _name(claims, self.tenant_claim)
+        subject = _name(claims, SUBJECT)
+        # With a colon, which no key's tenant has: a subject of that name is somebody else.
+        is_own = self.tenant_claim == SUBJECT
+        tenant = f"{SUBJECT}:{subject}" if is_own else _name(claims, self.tenant_claim)
         return Caller(tenant, subject, _scopes(claims), expires_at=expires_at)
 
     def _key(self, token: str) -> Any:

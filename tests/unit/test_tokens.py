@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from orchestrator.auth.keys import TENANT
 from orchestrator.auth.tokens import LEEWAY_S, TOKEN_MOST, OneKey, Refused, TokenReader
 from orchestrator.caller import Caller, Scope
 
@@ -63,8 +64,14 @@ def raw(header: dict[str, Any], claims: dict[str, Any], signature: bytes | None 
 
 
 def test_a_token_says_who_asks() -> None:
-    expected = Caller("alice", "alice", frozenset({Scope.INFER}), expires_at=NOW + 60 + LEEWAY_S)
+    expected = Caller("sub:alice", "alice", frozenset({Scope.INFER}), expires_at=NOW + 60 + LEEWAY_S)
     assert reader().caller(signed()) == expected
+
+
+def test_a_subject_is_never_the_tenant_of_a_key() -> None:
+    tenants = [reader().caller(signed(sub=name)).tenant for name in ("acme", "bolt")]
+    assert len(set(tenants)) == 2
+    assert not any(TENANT.fullmatch(tenant) for tenant in tenants)
 
 
 def test_the_tenant_comes_from_the_claim_that_is_set() -> None:
