@@ -64,7 +64,9 @@ def raw(header: dict[str, Any], claims: dict[str, Any], signature: bytes | None 
 
 
 def test_a_token_says_who_asks() -> None:
-    expected = Caller("sub:alice", "alice", frozenset({Scope.INFER}), expires_at=NOW + 60 + LEEWAY_S)
+    expected = Caller(
+        "sub:alice", "alice", frozenset({Scope.INFER}), expires_at=NOW + 60 + LEEWAY_S
+    )
     assert reader().caller(signed()) == expected
 
 
