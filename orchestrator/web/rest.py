@@ -8,7 +8,7 @@ import orjson
 from flask import Blueprint, Request, Response
 
 from orchestrator import wire
-from orchestrator.errors import NotFound, ResultExpired
+from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.ids import created_at
 from orchestrator.job import Job, Status, session_id_of
 from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
@@ -62,8 +62,8 @@ def infer() -> Response:
     if submission.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     if doors.service.caches(generate.model):
-        # One that is forgotten already, for want of memory, was accepted all the same.
-        with contextlib.suppress(NotFound, ResultExpired):
+        # One that is forgotten already, or out of reach by now, was accepted all the same.
+        with contextlib.suppress(NotFound, ResultExpired, PipelineUnavailable):
             _marked(response, doors.service.get(submission.request_id, tenant()))
     return response
 

@@ -1,6 +1,7 @@
 """The app finds what werkzeug finds, and calls the hooks that Flask calls."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flask import Blueprint, Flask
@@ -8,6 +9,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from orchestrator import config
+from orchestrator.errors import PipelineUnavailable
+from orchestrator.job import Job
+from orchestrator.service import Service
 from orchestrator.web import create_app
 from orchestrator.web.app import App
 from orchestrator.web.routes import Routes
@@ -89,3 +93,24 @@ def test_a_hook_of_the_whole_app_sees_addresses_that_are_none() -> None:
     app.before_request(lambda: called.append("before"))
     assert app.test_client().get("/nowhere").status_code == 404
     assert called == ["before"]
+
+
+def test_a_store_that_goes_away_after_the_submit_takes_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> Job:
+        raise PipelineUnavailable("Redis can't be reached.")
+
+    routes = tmp_path / "routes.toml"
+    routes.write_text(
+        '[backends.e]\nkind = "echo"\n[models.default]\ntargets = ["e"]\ncache_ttl_s = 60\n'
+    )
+    environ = {"ORCHESTRATOR_CONFIG": str(routes), "ORCHESTRATOR_STREAMS_PER_CALLER": "1"}
+    client = create_app(config.load(environ)).test_client()
+    monkeypatch.setattr(Service, "get", away)
+    for _ in range(3):
+        # Each gives its place back.
+        streamed = {"Accept": "text/event-stream"}
+        with client.post("/api/v1/infer", json={"prompt": "x"}, headers=streamed) as answer:
+            assert answer.status_code == 200
+    assert client.post("/api/v1/infer", json={"prompt": "x"}).status_code == 200
