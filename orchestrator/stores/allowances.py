@@ -4,6 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from orchestrator.errors import DeadlineExceeded
 from orchestrator.events import Usage
 from orchestrator.job import Job, Status
 from orchestrator.stores import refusals
@@ -84,7 +85,9 @@ def _cost(job: Job, answer: str, usage: Usage | None, input_tokens: int) -> int:
     if job.attempts == 0:
         return 0
     reported = sum(one.input_tokens + one.output_tokens for one in (usage, job.failed_usage) if one)
-    if usage or (job.status is Status.FAILED and not answer):
+    # Whose time limit ends a silence may have had its model think all the while.
+    is_broken = job.status is Status.FAILED and job.error_code != DeadlineExceeded.code
+    if usage or (is_broken and not answer):
         return reported
     guessed = input_tokens + tokens_of(len(answer.encode("utf-8", "replace")))
     if job.status is Status.COMPLETED:

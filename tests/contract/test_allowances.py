@@ -29,6 +29,7 @@ from tests.redis_server import RedisServer
 DONE = Completed(FinishReason.STOP, Usage(30, 12))
 UNCOUNTED = Completed(FinishReason.STOP)
 FAILED = Failed("UPSTREAM_ERROR", "The provider is down.")
+LATE = Failed("DEADLINE_EXCEEDED", "The request ran into its time limit.", "run")
 ENOUGH = 1_000_000
 RACERS = 30
 
@@ -233,6 +234,7 @@ def test_what_a_request_may_cost_is_reserved_until_it_ends(store: Store) -> None
         (["hello"], DONE, 42),
         (["12345678", "9"], UNCOUNTED, 5 + 3),
         ([], FAILED, 0),
+        ([], LATE, 5),
         (["12345678"], FAILED, 5 + 2),
         (["12345678"], Cancelled(), 5 + 2),
         ([], Cancelled(), 5),

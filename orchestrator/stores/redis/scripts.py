@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.errors import DeadlineExceeded
 from orchestrator.events import Cancelled
 from orchestrator.session import HISTORY_BYTES, HISTORY_MESSAGES
 from orchestrator.stores.base import DAY_S, TOKEN_BYTES
@@ -42,6 +43,7 @@ def _prelude() -> str:
         "SEND_S": SEND_S,
         "SEND_AGAIN_S": SEND_AGAIN_S,
         "DAY_S": DAY_S,
+        "DEADLINE_EXCEEDED": DeadlineExceeded.code,
         "TOKEN_BYTES": TOKEN_BYTES,
     }
     return "".join(f"local {name} = {_lua(value)}\n" for name, value in values.items())

@@ -233,16 +233,18 @@ local function total(usage)
 end
 
 -- What an ended request has cost: what was reported, or what its texts are taken for.
-local function cost(attempts, status, usage, failed_usage, input, answer)
+local function cost(attempts, ending, usage, input, answer)
   if tonumber(attempts) == 0 then
     return 0
   end
-  local reported = total(usage) + total(failed_usage)
-  if is_said(usage) or (status == 'failed' and answer == '') then
+  local reported = total(usage) + total(ending.failed_usage)
+  -- Whose time limit ends a silence may have had its model think all the while.
+  local is_broken = ending.status == 'failed' and ending.error_code ~= DEADLINE_EXCEEDED
+  if is_said(usage) or (is_broken and answer == '') then
     return reported
   end
   local guessed = input + tokens_of(#answer)
-  if status == 'completed' then
+  if ending.status == 'completed' then
     return reported + guessed
   end
   -- Of an answer that broke off its provider may have said no more than how it began.
@@ -250,11 +252,11 @@ local function cost(attempts, status, usage, failed_usage, input, answer)
 end
 
 -- Count what an ended request has used in place of what it might have.
-local function settle(job_id, taken, attempts, status, usage, failed_usage, answer)
+local function settle(job_id, taken, attempts, ending, usage, answer)
   local allowance = cjson.decode(taken)
   redis.call('SREM', LIVE .. allowance.account, job_id)
   for _, name in ipairs(allowance.names) do
-    local used = cost(attempts, status, usage, failed_usage, allowance.input, answer)
+    local used = cost(attempts, ending, usage, allowance.input, answer)
     spend(name, allowance.day, used - allowance.reserved)
   end
 end
@@ -295,7 +297,7 @@ local function finish(job_id, ending)
     redis.call('HSET', key, 'result', answer)
   end
   if job[5] then
-    settle(job_id, job[5], job[6], ending.status, usage, ending.failed_usage, answer)
+    settle(job_id, job[5], job[6], ending, usage, answer)
   end
   redis.call('DEL', TEXT .. job_id)
   unqueue(job_id)
