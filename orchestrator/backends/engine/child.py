@@ -43,7 +43,10 @@ def main() -> int:
     try:
         server = xllamacpp.Server(_parameters(options, key))
     except (RuntimeError, MemoryError) as error:
-        return _say(error=str(error))
+        code = _say(error=str(error))
+        # llama.cpp tells the reason from a thread of its own: who waits for that ends the input.
+        sys.stdin.read()
+        return code
     _say(address=server.listening_address)
     sys.stdin.read()
     return 0

@@ -23,6 +23,8 @@ _CHILD = Path(__file__).with_name("child.py")
 # A model that takes longer than this to load is taken for stuck.
 _LOAD_S = 900.0
 _END_S = 5.0
+# How long llama.cpp may take to tell why it can't load a model, once it has failed to.
+_REASON_S = 2.0
 
 # "0.00.008.202 E llama_model_load: error loading model: ..."
 _ERROR_LINE = re.compile(r"[\d.]+ E (?:\w+ +)?\w+: (?:error loading model: )*(.*)")
@@ -80,13 +82,20 @@ class Child:
         Raises UpstreamError where it says why it can't be, or takes too long; and Killed.
         """
         errors: list[str] = []
+        heard = threading.Event()
+        arguments = (self._process.stderr, errors, heard)
         listener = threading.Thread(
-            target=_listen, args=(self._process.stderr, errors), name="engine-errors", daemon=True
+            target=_listen, args=arguments, name="engine-errors", daemon=True
         )
         listener.start()
+        assert self._process.stdin
         said, is_overdue = self._first_line()
         if "address" in said:
             return str(said["address"])
+        if "error" in said:
+            heard.wait(_REASON_S)
+        with suppress(OSError):
+            self._process.stdin.close()
         code = self._process.wait(_END_S)
         listener.join(_END_S)
         if is_overdue:
@@ -139,13 +148,17 @@ class Child:
         return json.loads(line) if line else {}, overdue.is_set()
 
 
-def _listen(stderr: IO[str], errors: list[str]) -> None:
-    """Log what llama.cpp complains of, and keep the first of it, which is nearest to the cause."""
+def _listen(stderr: IO[str], errors: list[str], heard: threading.Event) -> None:
+    """Log what llama.cpp complains of, and keep the first of it, which is nearest to the cause.
+
+    ``heard`` is set once there is something.
+    """
     with stderr:
         while line := stderr.readline(_LINE_CHARACTERS):
             match = _ERROR_LINE.match(line)
             if match and len(errors) < _ERRORS_KEPT:
                 errors.append(match[1].strip())
+                heard.set()
             logger.warning("llama.cpp: %s", line.rstrip())
 
 
