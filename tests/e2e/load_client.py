@@ -30,7 +30,15 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
         lacking(f"Only {hard} files may be open at once here (ulimit -Hn), not {FILES}.")
     if soft < FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
-    return asyncio.run(main)
+
+    async def whole() -> Any:
+        try:
+            return await main
+        finally:
+            # What was aborted last is closed at the loop's next turn.
+            await asyncio.sleep(0)
+
+    return asyncio.run(whole())
 
 
 async def gather(jobs: Iterable[Awaitable[Any]]) -> list[Any]:
@@ -76,8 +84,12 @@ async def connected(
             yield Connection(reader, writer)
         finally:
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                with suppress(OSError):
+                    await writer.wait_closed()
+            except asyncio.CancelledError:
+                writer.transport.abort()
+                raise
 
 
 @dataclass
