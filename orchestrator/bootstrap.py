@@ -302,7 +302,7 @@ def build_service(settings: Settings) -> Service:
     if settings.redis_url:
         store = _redis_store(settings.redis_url, settings, WEB_PATIENCE_S)
         runner = Runner(store, routes.of.__getitem__)
-        dispatcher = DramatiqDispatcher(Broker(settings.queue_url), store, runner)
+        dispatcher = DramatiqDispatcher(_broker(settings), store, runner)
         return _shared_service(settings, store, dispatcher, routes)
     return _service_in_memory(settings, routes)
 
@@ -335,7 +335,7 @@ def build_worker(settings: Settings) -> Broker:
     routes = Routes(settings)
     store = _redis_store(url, settings, WORKER_PATIENCE_S)
     runner = Runner(store, routes.of.__getitem__)
-    broker = Broker(settings.queue_url)
+    broker = _broker(settings)
     dispatcher = DramatiqDispatcher(broker, store, runner)
     duties = Duties(
         runner,
@@ -371,6 +371,12 @@ def _redis_store(url: str, settings: Settings, patience_s: float) -> RedisStore:
         # It is waited for: nothing needs a restart when it comes.
         logger.warning("%s", error.message)
     return store
+
+
+def _broker(settings: Settings) -> Broker:
+    broker = Broker(settings.queue_url)
+    broker.check()
+    return broker
 
 
 def _shared_service(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator import tls
 from orchestrator.bootstrap import MAKERS, Routes, routes_file, timeouts_of
+from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.errors import ConfigError, PipelineUnavailable, UpstreamError
 from orchestrator.rate import parse
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
@@ -14,18 +15,19 @@ from orchestrator.urls import shown
 SHOWN_MODELS = 10
 
 
-def check_redis(url: str) -> None:
+def check_redis(settings: Settings) -> None:
     """Raise ConfigError where no Redis answers, or one that can't be used."""
-    store = RedisStore(url, queue_limit=1, retention_s=1.0)
+    store = RedisStore(settings.redis_url or "", queue_limit=1, retention_s=1.0)
     try:
         store.check()
     except PipelineUnavailable as error:
         raise ConfigError(
-            "REDIS_URL names no Redis that answers; why stands above. Start one there, or unset "
-            "REDIS_URL for one that is started with the rest."
+            "REDIS_URL names no Redis that lets us in; why stands above. Start one there, or mend "
+            "the address or its password; without REDIS_URL one is started with the rest."
         ) from error
     finally:
         store.close()
+    Broker(settings.queue_url).check()
 
 
 class Check:

@@ -134,13 +134,13 @@ def _work(settings: Settings, processes: int) -> NoReturn:
 def _run_scaled() -> int:
     environ = config.environment()
     with contextlib.ExitStack() as stack:
-        given = environ.get("REDIS_URL", "").strip()
-        if not given:
+        is_given = bool(environ.get("REDIS_URL", "").strip())
+        if not is_given:
             environ["REDIS_URL"] = stack.enter_context(scaled.redis())
         environ.setdefault("WEB_CONCURRENCY", str(scaled.WEB_PROCESSES))
         settings = config.load(environ)
-        if given:
-            check_redis(given)
+        if is_given:
+            check_redis(settings)
         _check_address(settings)
         worker = [sys.executable, "-m", "orchestrator", "worker"]
         return scaled.Scaled(settings, environ).run(_server(), worker, greeting(settings))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from orchestrator.routes_file import KINDS, RoutesFile, fits_header, read
 from orchestrator.urls import base_url, has_port, is_private
@@ -16,6 +16,15 @@ from orchestrator.urls import base_url, has_port, is_private
 Parser = Callable[[str], Any]
 
 _HOST = re.compile(r"(\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+_DATABASE = re.compile(r"[0-9]{1,5}")
+_TLS_OPTIONS = {
+    "ssl_ca_certs",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_keyfile",
+}
 
 CACHE_HOME = Path("~/.cache")
 
@@ -115,11 +124,18 @@ def private_url(text: str) -> str:
 def redis(text: str) -> str:
     """an address such as redis://:password@host:6379/0, or rediss:// for TLS"""
     parts = urlsplit(text)
+    database = parts.path.strip("/")
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
         raise ValueError
-    if parts.path.strip("/"):
-        int(parts.path.strip("/"))
-    return text
+    if re.search(r"\s", text) or parts.fragment or (database and not _DATABASE.fullmatch(database)):
+        raise ValueError
+    # The client would take more from there: its timeouts, say, and what an answer is made of.
+    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    if options and (parts.scheme == "redis" or not options.keys() <= _TLS_OPTIONS):
+        raise ValueError
+    if options.get("ssl_cert_reqs", "none") not in ("none", "optional", "required"):
+        raise ValueError
+    return urlunsplit(parts)
 
 
 def folder(text: str) -> Path:

@@ -4,11 +4,13 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -106,11 +108,46 @@ def test_without_redis_server_it_says_what_to_install(tmp_path: Path) -> None:
 def test_a_redis_that_does_not_answer_is_told_of_at_once(redis: RedisServer) -> None:
     said = refused("run-scaled", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert "Connection refused" in said
-    assert "REDIS_URL names no Redis that answers" in said
+    assert "REDIS_URL names no Redis that lets us in" in said
     assert "gunicorn" not in said
     assert "REDIS_URL names no Redis" in refused(
         "run-scaled", REDIS_URL=redis.url.replace("redis://", "redis://:wrong@")
     )
+
+
+@pytest.mark.parametrize("command", ["run-scaled", "worker", "serve"])
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        ("99", "REDIS_URL can't be used: DB index is out of range. Name a database"),
+        ("15", "Name one in ORCHESTRATOR_QUEUE_REDIS_URL"),
+    ],
+)
+def test_a_database_that_is_not_there_is_told_of_at_once(
+    redis: RedisServer, command: str, database: str, said: str
+) -> None:
+    found = refused(command, REDIS_URL=redis.url.removesuffix("0") + database)
+    assert said in found
+    assert "Traceback" not in found
+
+
+def test_what_is_no_redis_is_told_of_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer_as_no_redis, args=(server,), daemon=True).start()
+        port = server.getsockname()[1]
+        found = refused("run-scaled", REDIS_URL=f"redis://127.0.0.1:{port}/0")
+    assert "REDIS_URL can't be used: Protocol error" in found
+    assert "Traceback" not in found
+
+
+def answer_as_no_redis(server: socket.socket) -> None:
+    """Answer connections as a web server does, until ``server`` is closed."""
+    with suppress(OSError):
+        while True:
+            client, _ = server.accept()
+            with client, suppress(OSError):
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 @pytest.mark.parametrize(

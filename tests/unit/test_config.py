@@ -206,10 +206,29 @@ def test_messages_to_workers_have_the_next_database(address: str, queue: str) ->
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost:6379", "http://localhost", "redis://", "redis://h/one", "redis://h:x"]
+    "address",
+    [
+        "localhost:6379",
+        "http://localhost",
+        "redis://",
+        "redis://h/one",
+        "redis://h/-1",
+        "redis://h :6379",
+        "redis://h:x",
+        "redis://h/0?db=3",
+        "redis://h/0?decode_responses=true",
+        "rediss://h/0?socket_timeout=60",
+        "redis://h/0?ssl_cert_reqs=none",
+        "rediss://h/0?ssl_cert_reqs=never",
+        "redis://:a#b@h/0",
+    ],
 )
 def test_an_address_that_is_none_of_redis_is_refused(address: str) -> None:
     assert "redis://:password@host:6379/0" in refusal({"REDIS_URL": address})
+
+
+def test_the_scheme_of_redis_may_be_in_capitals() -> None:
+    assert load({"REDIS_URL": "REDIS://localhost/"}).redis_url == "redis://localhost/"
 
 
 def test_a_base_url_loses_its_last_slash() -> None:

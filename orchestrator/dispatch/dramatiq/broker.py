@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from orchestrator.dispatch.dramatiq.consumer import Consumer
+from orchestrator.errors import ConfigError
 
 PRIORITIES = ("high", "normal", "low")
 """One queue each."""
@@ -59,6 +60,22 @@ class Broker(RedisBroker):
         """Set when there may be something to take, and a thread to run it."""
         for queue in QUEUES:
             self.declare_queue(queue)
+
+    def check(self) -> None:
+        """Raise ConfigError where Redis answers, and has no such database."""
+        try:
+            self.client.ping()
+        except redis.ResponseError as error:
+            if "DB index" not in str(error):
+                return
+            raise ConfigError(
+                "Redis has no such database as messages to workers are to wait in, which is the "
+                "one after that of REDIS_URL. Name one in ORCHESTRATOR_QUEUE_REDIS_URL; where "
+                "there is one only, by the address that REDIS_URL has."
+            ) from None
+        except redis.RedisError:
+            # It is waited for.
+            return
 
     @property
     def consumer_class(self) -> type[Consumer]:

@@ -74,11 +74,16 @@ class Intake:
         self._taking.join()
 
     def _take_all(self) -> None:
+        is_away = False
         while not self._stopped.is_set():
             try:
                 self._take()
+                is_away = False
             except redis.RedisError as error:
-                logger.warning("no requests can be taken now: %s", error)
+                # Once for each outage: another try is made a few times a second.
+                if not is_away:
+                    logger.warning("no requests can be taken until Redis answers: %s", error)
+                is_away = True
                 self._stopped.wait(AWAY_S)
             except Exception:
                 # A worker that took nothing any more would still say that it is there.

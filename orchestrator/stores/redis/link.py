@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionInterface
 from redis.retry import Retry
 
-from orchestrator.errors import PipelineUnavailable
+from orchestrator.errors import ConfigError, PipelineUnavailable
 from orchestrator.stores.redis.gate import Closed, Gate
 from orchestrator.stores.redis.scripts import Script
 
@@ -89,9 +89,18 @@ class Link:
         return self._reach(lambda: self._hashes(keys)) if keys else []
 
     def info(self) -> dict[str, Any]:
-        """Return what Redis says of itself. Raises PipelineUnavailable."""
+        """Return what Redis says of itself.
+
+        Raises ConfigError where it refuses to, or is none; PipelineUnavailable.
+        """
         found: Callable[[], Any] = self._client.info
-        values: dict[str, Any] = self._reach(found)
+        try:
+            values: dict[str, Any] = self._reach(found)
+        except exceptions.RedisError as error:
+            raise ConfigError(
+                f"REDIS_URL can't be used: {error}. Name a database that is there, of a Redis, and "
+                "a user who may do everything in it."
+            ) from None
         return values
 
     def connection(self) -> ConnectionInterface:
