@@ -22,6 +22,7 @@ LONG = {
     f"{UNDER_GEVENT}[integration]": 40,
     f"{UNDER_GEVENT}[redis]": 30,
     "tests/e2e/test_deaths.py": 75,
+    "tests/e2e/test_isolation_of_stores.py": 75,
     "tests/e2e/test_playground.py": 35,
     "tests/e2e/test_shutdown.py": 24,
     f"{UNDER_GEVENT}[failover]": 20,
