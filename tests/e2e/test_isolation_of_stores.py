@@ -5,6 +5,7 @@ The doors are tried the same way, with fewer requests, in test_isolation.py.
 
 import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +28,7 @@ TENANTS = [f"tenant-{number}" for number in range(50)]
 REQUESTS = 20_000
 LOSSES = 0.001
 AT_ONCE = 16
+PATIENCE_S = 60.0
 MARKER = re.compile(r"tenant-\d+")
 
 
@@ -38,16 +40,12 @@ class Crowd:
         self.ids: dict[str, list[str]] = {name: [] for name in TENANTS}
         self.foreign: list[str] = []
         self.own = 0
-        self.unserved = 0
 
     def ask(self, number: int) -> None:
         """Do one request in one of many ways, and look at what comes of it."""
         chance = random.Random(number)
         name = TENANTS[number % len(TENANTS)]
-        request_id = self.see(name, lambda: self.submit(name, chance))
-        if request_id is None:
-            self.unserved += 1
-            return
+        request_id = self.submit(name, chance)
         self.ids[name].append(request_id)
         if chance.random() < 0.2:
             self.see(name, lambda: self.service.cancel(request_id, name))
@@ -64,9 +62,14 @@ class Crowd:
             queue_timeout_s=chance.choice((0.05, 60.0, 60.0)),
         )
         key = Idempotency(f"key {chance.randrange(10_000)}", b"f" * 32)
-        return self.service.submit(
-            request, key if chance.random() < 0.3 else None, tenant=name
-        ).request_id
+        given = key if chance.random() < 0.3 else None
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.service.submit(request, given, tenant=name).request_id
+            except PipelineUnavailable:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
     def see(self, name: str, act: Callable[[], Any]) -> Any:
         """Do it, and note each marker that is not this tenant's; None where Redis was away."""
@@ -151,5 +154,4 @@ def test_of_twenty_thousand_requests_none_is_shown_to_another_tenant(crowd: Crow
         for _ in pool.map(crowd.ask, range(REQUESTS)):
             pass
     assert not crowd.foreign
-    assert crowd.unserved < 0.1 * REQUESTS
     assert crowd.own > REQUESTS
