@@ -2,7 +2,9 @@
 
 import sys
 
-from orchestrator import logs, tls
+from gunicorn import systemd
+
+from orchestrator import listening, logs, tls
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 from orchestrator.server import raise_file_limit
@@ -73,7 +75,7 @@ files = 2 * settings.concurrency + 100
 
 def on_starting(server):  # type: ignore[no-untyped-def]
     """Refuse what can't work, before any process is started that would fail again and again."""
-    reason = unworkable(server.cfg)
+    reason = unworkable(server.cfg) or unreachable(server)
     if reason:
         sys.exit(f"orchestrator: {reason}")
     if warning := raise_file_limit(server.cfg.worker_connections + files):
@@ -103,3 +105,16 @@ def unworkable(cfg):  # type: ignore[no-untyped-def]
     if cfg.worker_class_str != worker_class:
         return f"Only the worker class {worker_class} serves this. Leave --worker-class out."
     return tls.fault(cfg.certfile, cfg.keyfile) if cfg.is_ssl else None
+
+
+def unreachable(server):  # type: ignore[no-untyped-def]
+    """Return why an address can't be listened on, or None. gunicorn itself tries for 5 seconds."""
+    addresses = server.cfg.address
+    # Sockets that are open already are handed down by the master before this one, or by systemd.
+    is_handed_down = server.master_pid or systemd.listen_fds(unset_environment=False)
+    if is_handed_down or server.cfg.reuse_port or any(isinstance(one, int) for one in addresses):
+        return None
+    own = (settings.host, settings.port)
+    ports = [tuple(one[:2]) for one in addresses if not isinstance(one, str)]
+    found = (listening.fault(*one, by_bind=one != own) for one in ports)
+    return next(filter(None, found), None)

@@ -2,16 +2,14 @@
 
 import argparse
 import contextlib
-import errno
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from orchestrator import __version__, config, keys_command, scaled
+from orchestrator import __version__, config, keys_command, listening, scaled
 from orchestrator.bootstrap import check_worker
 from orchestrator.check import Check, check_redis
 from orchestrator.errors import ConfigError
@@ -153,21 +151,8 @@ def _configuration_file() -> Path:
 
 
 def _check_address(settings: Settings) -> None:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                other = settings.port + 1 if settings.port < 65535 else 8080
-                raise ConfigError(
-                    f"Port {settings.port} is taken. Choose another one, as in PORT={other}."
-                ) from None
-            raise ConfigError(
-                f"Nothing can listen on ORCHESTRATOR_HOST={settings.host}, PORT={settings.port} "
-                f"({error.strerror})."
-            ) from None
+    if reason := listening.fault(settings.host, settings.port):
+        raise ConfigError(reason)
 
 
 def greeting(settings: Settings) -> str:

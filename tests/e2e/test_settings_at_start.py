@@ -1,5 +1,6 @@
 """What can't work is refused at the start, in a sentence; and what serves without gunicorn."""
 
+import os
 import resource
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import script
 from tests.e2e import load_client
 from tests.e2e.load_client import ask, connected, request, sse_events, submit, websocket
 from tests.needs import lacking
@@ -89,15 +91,51 @@ def test_a_command_line_that_cannot_work_is_refused_in_a_sentence(
     assert said in refused([*GUNICORN, *arguments])
 
 
-def test_a_taken_port_and_a_strange_host_are_told_apart() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        said = refused([*SERVE, "serve"], PORT=str(port))
-        assert said.startswith(f"Port {port} is taken.")
-        said = refused([*SERVE, "serve"], ORCHESTRATOR_HOST="192.0.2.1")
+@pytest.mark.parametrize("command", [GUNICORN, [*SERVE, "serve"]])
+def test_a_taken_port_and_a_strange_host_are_told_apart(command: list[str]) -> None:
+    with listening() as port:
+        said = refused(command, PORT=str(port))
+        assert said == f"Port {port} is taken. Choose another one, as in PORT={other(port)}."
+        said = refused(command, ORCHESTRATOR_HOST="192.0.2.1")
         assert said.startswith("Nothing can listen on ORCHESTRATOR_HOST=192.0.2.1")
+
+
+def test_a_taken_port_on_the_command_line_is_told_in_its_words() -> None:
+    with listening() as port:
+        said = refused([*GUNICORN, "--bind", f"127.0.0.1:{port}"])
+        choice = f"--bind 127.0.0.1:{other(port)}"
+        assert said == f"Port {port} is taken. Choose another one, as in {choice}."
+    said = refused([*GUNICORN, "--bind", "192.0.2.1:80"])
+    assert said.startswith("Nothing can listen on --bind 192.0.2.1:80")
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """Give a port that somebody listens on while inside."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+def other(port: int) -> int:
+    return port + 1 if port < 65535 else 8080
+
+
+def test_a_new_master_takes_over_the_port_of_the_one_before_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    # It is started as it was itself, which with -m would find gunicorn's own modules first.
+    command = [script("gunicorn"), "--pid", str(pid_file)]
+    with running(command, tmp_path / "log") as server:
+        server.process.send_signal(signal.SIGUSR2)
+        successor = Path(f"{pid_file}.2")
+        deadline = time.monotonic() + START_S
+        while server.log.count("Booting worker") < 2:
+            assert time.monotonic() < deadline, server.log
+            time.sleep(0.05)
+        assert "is taken" not in server.log
+        os.kill(int(successor.read_text()), signal.SIGINT)
+        while successor.exists():
+            assert time.monotonic() < deadline, server.log
+            time.sleep(0.05)
 
 
 def test_a_callable_is_found_in_the_folder_that_the_server_is_started_in(tmp_path: Path) -> None:
