@@ -38,7 +38,8 @@ FLOORS: dict[str, list[str]] = {
     "ports and adapters": [
         "stores backends backends.engine",
         "stores.base stores.log backends.base backends.native backends.probe",
-        "backends.engine.child backends.engine.gguf backends.engine.progress",
+        "backends.engine.child backends.engine.gguf backends.engine.progress "
+        "backends.engine.stillness",
         "backends.engine.environment backends.engine.spawn backends.engine.watch",
         "backends.reasons backends.sse_reader backends.text",
         "stores.refusals",

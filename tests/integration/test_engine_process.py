@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -22,8 +23,10 @@ from tests.fakes.asking import eventually
 LONG_S = 60.0
 MODULE = "orchestrator.backends.engine.process"
 SPAWN = "orchestrator.backends.engine.spawn"
+STILLNESS = "orchestrator.backends.engine.stillness"
 WATCH = "orchestrator.backends.engine.watch"
 READY = "print(json.dumps({'address': 'http://127.0.0.1:9'}), flush=True)"
+WAITS = "sys.stdin.read()"
 
 
 class There:
@@ -84,6 +87,68 @@ def test_a_child_that_takes_too_long_is_said_to(
     monkeypatch.setattr(f"{SPAWN}._LOAD_S", 0.2)
     process, _ = starting("time.sleep(60)")
     assert failure(process) == "The local model can't be loaded: it was not ready after 0.2 s."
+
+
+STILL_FOR_S = 10 * 0.05
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have stillness be noticed within half a second. Only Linux tells what a process does."""
+    if sys.platform != "linux":
+        pytest.skip("There is no /proc here.")
+    monkeypatch.setattr(f"{SPAWN}.LOOK_S", 0.05)
+    monkeypatch.setattr(f"{STILLNESS}.LOOK_S", 0.05)
+    monkeypatch.setattr(f"{STILLNESS}._MOST_STILL", 10)
+
+
+@pytest.mark.parametrize(
+    ("line", "did"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "was stopped"),
+        # As from a file system that has nothing to say.
+        ("os.mkfifo(pipe); open(pipe).read()", "did nothing"),
+    ],
+)
+@pytest.mark.usefixtures("impatient")
+def test_a_child_that_does_nothing_while_it_loads_is_ended_and_said_to(
+    starting: Starting, tmp_path: Path, line: str, did: str
+) -> None:
+    pipe = str(tmp_path / "pipe")
+    process, _ = starting("import os, signal", f"pipe = {pipe!r}", line)
+    assert failure(process) == f"The local model can't be loaded: its process {did} for 0.5 s."
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_child_that_is_slow_but_gets_on_is_waited_for(starting: Starting) -> None:
+    work = f"until = time.monotonic() + {6 * STILL_FOR_S}"
+    process, model = starting(work, "while time.monotonic() < until: pass", READY, WAITS)
+    with process.slot(StopSignal(), LONG_S):
+        assert len(model.asked_at) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_beside_a_child_that_can_not_be_killed_no_other_is_started(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one is that waits for a disk: the reason is told all the while, and it goes on after."""
+    can_end = threading.Event()
+    kill = spawn.Child.kill
+    monkeypatch.setattr(f"{MODULE}._FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(f"{SPAWN}._END_S", 0.1)
+    monkeypatch.setattr(
+        f"{SPAWN}.Child.kill", lambda child: kill(child) if can_end.is_set() else None
+    )
+    process, model = starting("import os, signal", "os.kill(os.getpid(), signal.SIGSTOP)")
+    told = "The engine's process"
+    try:
+        eventually(lambda: any(line.startswith(told) for line in caplog.messages))
+        assert "was stopped" in failure(process)
+        assert len(model.asked_at) == 1
+    finally:
+        can_end.set()
+    eventually(lambda: len(model.asked_at) == 2)
+    assert sum(line.startswith(told) for line in caplog.messages) == 1
 
 
 def test_a_close_is_no_lack_of_memory(

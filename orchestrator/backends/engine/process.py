@@ -141,6 +141,7 @@ class EngineProcess:
             except Exception:
                 self._become(None, "The local model can't be started; the server's log says why.")
                 logger.exception("the engine could not be started")
+            self._bury()
             if self._ready_at and time.monotonic() - self._ready_at > _STEADY_S:
                 delay = _FIRST_DELAY_S
             self._closing.wait(delay)
@@ -178,7 +179,18 @@ class EngineProcess:
         finally:
             ended.set()
             self._become(None, None)
-            child.bury()
+
+    def _bury(self) -> None:
+        """Leave nothing of the child. While it can't be killed, no other is started beside it."""
+        told = False
+        while self._child and not self._child.bury() and not self._closing.is_set():
+            if not told:
+                told = True
+                logger.error(
+                    "The engine's process %d can't be ended, as when a disk does not answer. It is "
+                    "started again once that one is gone.",
+                    self._child.pid,
+                )
 
     def _spawn(self, path: Path) -> Child:
         child = Child(path, self._options, self._environment)

@@ -8,19 +8,21 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL
-from typing import IO, Any
+from typing import IO
 
+from orchestrator.backends.engine.stillness import LOOK_S, Stillness
 from orchestrator.errors import UpstreamError
 
 logger = logging.getLogger("orchestrator")
 
 _CHILD = Path(__file__).with_name("child.py")
 
-# A model that takes longer than this to load is taken for stuck.
+# A model that takes longer than this to load is taken for stuck, whatever its process does.
 _LOAD_S = 900.0
 _END_S = 5.0
 # How long llama.cpp may take to tell why it can't load a model, once it has failed to.
@@ -71,6 +73,11 @@ class Child:
             start_new_session=True,
         )
         self.pid = self._process.pid
+        self._line = ""
+        self._has_said = threading.Event()
+        self._reader = threading.Thread(
+            target=self._read_line, name="engine-first-line", daemon=True
+        )
 
     def kill(self) -> None:
         """End it at once. Safe at any time."""
@@ -79,7 +86,8 @@ class Child:
     def await_address(self) -> str:
         """Give it its key, and return the root of its address once the model is loaded.
 
-        Raises UpstreamError where it says why it can't be, or takes too long; and Killed.
+        Raises UpstreamError where it says why it can't be, does nothing any more, or takes too
+        long; and Killed.
         """
         errors: list[str] = []
         heard = threading.Event()
@@ -89,7 +97,10 @@ class Child:
         )
         listener.start()
         assert self._process.stdin
-        said, is_overdue = self._first_line()
+        if fault := self._await_line():
+            self.kill()
+            raise UpstreamError(f"{_NOT_LOADED}: {fault}.")
+        said = json.loads(self._line) if self._line else {}
         if "address" in said:
             return str(said["address"])
         if "error" in said:
@@ -98,8 +109,6 @@ class Child:
             self._process.stdin.close()
         code = self._process.wait(_END_S)
         listener.join(_END_S)
-        if is_overdue:
-            raise UpstreamError(f"{_NOT_LOADED}: it was not ready after {_LOAD_S:g} s.")
         if "missing" in said:
             logger.error("xllamacpp can't be imported: %s", said["missing"])
             raise UpstreamError(_import_sentence(said["missing"]))
@@ -116,36 +125,51 @@ class Child:
             pass
         return self._process.wait(_END_S)
 
-    def bury(self) -> None:
-        """End it, and leave nothing of it."""
-        self._process.kill()
-        self._process.wait(_END_S)
-        # Its errors have a reader of their own, which closes that pipe.
-        for pipe in (self._process.stdin, self._process.stdout):
+    def bury(self) -> bool:
+        """End it, and leave nothing of it. False where it has not ended yet.
+
+        What waits for a disk that doesn't answer can't be killed before that does.
+        """
+        self.kill()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return False
+        if self._reader.is_alive():
+            self._reader.join(_END_S)
+        # Its errors have a reader of their own, which closes that pipe. Where somebody else holds
+        # its output open, closing that would wait for its reader.
+        output = None if self._reader.is_alive() else self._process.stdout
+        for pipe in (self._process.stdin, output):
             if pipe:
                 with suppress(OSError):
                     pipe.close()
+        return True
 
-    def _first_line(self) -> tuple[dict[str, Any], bool]:
-        """Return what it says first, if anything, and whether that took too long."""
+    def _await_line(self) -> str | None:
+        """Wait for what it says first, if anything; return what is wrong where that takes too long.
+
+        The line is read apart: a process that can't be killed never ends its output.
+        """
+        self._reader.start()
+        stillness = Stillness(self.pid)
+        deadline = time.monotonic() + _LOAD_S
+        while not self._has_said.wait(min(LOOK_S, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return f"it was not ready after {_LOAD_S:g} s"
+            if still := stillness.look():
+                return f"its process {still}"
+        return None
+
+    def _read_line(self) -> None:
         assert self._process.stdin and self._process.stdout
-        overdue = threading.Event()
-
-        def give_up() -> None:
-            overdue.set()
-            self._process.kill()
-
-        timer = threading.Timer(_LOAD_S, give_up)
-        timer.daemon = True
-        timer.start()
         try:
             with suppress(BrokenPipeError):
                 self._process.stdin.write(f"{self.key}\n")
                 self._process.stdin.flush()
-            line = self._process.stdout.readline(_FIRST_LINE_CHARACTERS)
+            self._line = self._process.stdout.readline(_FIRST_LINE_CHARACTERS)
         finally:
-            timer.cancel()
-        return json.loads(line) if line else {}, overdue.is_set()
+            self._has_said.set()
 
 
 def _listen(stderr: IO[str], errors: list[str], heard: threading.Event) -> None:
