@@ -37,7 +37,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "ports and adapters": [
         "stores backends backends.engine",
-        "stores.base stores.log backends.base backends.native backends.probe",
+        "stores.base stores.log stores.order backends.base backends.native backends.probe",
         "backends.engine.child backends.engine.gguf backends.engine.progress "
         "backends.engine.stillness",
         "backends.engine.environment backends.engine.spawn backends.engine.watch",
@@ -48,7 +48,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.engine.models",
         "backends.engine.process",
         "backends.engine.engines",
-        "stores.cache stores.keys stores.order stores.sessions backends.keys backends.paced",
+        "stores.cache stores.keys stores.sessions backends.keys backends.paced",
         "backends.kept",
         "stores.redis",
         "stores.redis.advice stores.redis.codec stores.redis.gate stores.redis.keys",

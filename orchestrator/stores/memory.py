@@ -27,7 +27,7 @@ from orchestrator.stores.base import (
 from orchestrator.stores.keys import Keys, key_bytes
 from orchestrator.stores.log import EventLog
 from orchestrator.stores.order import OrderedIds
-from orchestrator.stores.sessions import SESSION_BYTES, Sessions
+from orchestrator.stores.sessions import SESSION_BYTES, TENANT_BYTES, Sessions
 
 JOB_BYTES = 1_000
 """What a request costs here beside its texts, in bytes: measured (benchmarks/memory.py)."""
@@ -72,7 +72,7 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
-        self._orders: dict[str, OrderedIds] = {}
+        self._orders: dict[str, OrderedIds[str]] = {}
         self._pending: dict[str, _Entry] = {}
         self._running: dict[str, _Entry] = {}
         self._ended: deque[str] = deque()
@@ -294,7 +294,7 @@ class MemoryStore:
     def _admit(self, job: Job, idempotency: Idempotency | None) -> None:
         size = JOB_BYTES + _request_bytes(job.request)
         key_size = key_bytes(idempotency.key) if idempotency else 0
-        self._make_room(size + key_size + SESSION_BYTES)
+        self._make_room(size + key_size + SESSION_BYTES + TENANT_BYTES)
         self._entries[job.id] = self._pending[job.id] = _Entry(job, size)
         self._size += size
         self._orders.setdefault(job.request.tenant, OrderedIds()).add(job.id)

@@ -2,22 +2,25 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 PIECE = 1_000
 
+Id = TypeVar("Id", str, int)
 
-class OrderedIds:
+
+class OrderedIds(Generic[Id]):
     """A sorted collection of ids that mostly come in order, and leave in any."""
 
     def __init__(self) -> None:
-        self._pieces: list[list[str]] = []
+        self._pieces: list[list[Id]] = []
         # What a piece began with: no id in it is less, none in the piece before is greater.
-        self._begins: list[str] = []
+        self._begins: list[Id] = []
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
-    def add(self, new: str) -> None:
+    def add(self, new: Id) -> None:
         """Add an id that is not here yet."""
         if not self._pieces or (len(self._pieces[-1]) >= PIECE and new > self._pieces[-1][-1]):
             self._pieces.append([new])
@@ -27,7 +30,7 @@ class OrderedIds:
         self._begins[place] = min(new, self._begins[place])
         insort(self._pieces[place], new)
 
-    def remove(self, old: str) -> None:
+    def remove(self, old: Id) -> None:
         """Remove an id that is here."""
         place = bisect_right(self._begins, old) - 1
         piece = self._pieces[place]
@@ -35,7 +38,7 @@ class OrderedIds:
         if not piece:
             del self._pieces[place], self._begins[place]
 
-    def before(self, end: str | None) -> Iterator[str]:
+    def before(self, end: Id | None) -> Iterator[Id]:
         """Give the ids less than ``end``, or all, from the greatest down."""
         pieces = len(self._pieces) if end is None else bisect_left(self._begins, end)
         for place in range(pieces - 1, -1, -1):

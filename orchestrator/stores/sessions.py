@@ -4,28 +4,32 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from heapq import merge
-from itertools import dropwhile, islice
-from math import inf
-from operator import attrgetter
+from itertools import islice
 
 from orchestrator.job import Job, OnBusy, Status, tenant_of
 from orchestrator.session import History, Session
 from orchestrator.stores import refusals
 from orchestrator.stores.base import Listing
+from orchestrator.stores.order import OrderedIds
 
-SESSION_BYTES = 500
+SESSION_BYTES = 600
 """What a session costs beside its messages, in bytes: measured (benchmarks/memory.py)."""
+TENANT_BYTES = 500
+"""What a tenant costs that has any: measured."""
 MESSAGE_BYTES = 64
 """What a message costs beside its text."""
 
 
 @dataclass(slots=True)
 class _Session:
-    """``used`` counts the uses of all sessions: it orders them even where they share a moment."""
+    """``used`` counts the uses of all sessions: it orders them even where they share a moment.
+
+    ``uses`` are those of all sessions of its tenant, its own among them once it was used.
+    """
 
     name: str
     created_at: float
+    uses: OrderedIds[int]
     last_used_at: float = 0.0
     used: int = 0
     size: int = SESSION_BYTES
@@ -60,6 +64,8 @@ class Sessions:
         self._idle: OrderedDict[str, _Session] = OrderedDict()
         self._busy: dict[str, _Busy] = {}
         self._uses = 0
+        self._by_use: dict[int, _Session] = {}
+        self._tenants: dict[str, OrderedIds[int]] = {}
 
     def enter(self, job: Job) -> bool:
         """Note a new request of a session. Returns whether it may run at once."""
@@ -119,18 +125,10 @@ class Sessions:
 
     def page(self, limit: int, cursor: str | None, tenant: str) -> Listing[Session]:
         """List a tenant's sessions, last used first."""
-        before = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 20 else inf
-        uses = attrgetter("used")
-        busy = sorted((busy.session for busy in self._busy.values()), key=uses, reverse=True)
-        parts = [
-            dropwhile(lambda session: session.used >= before, part)
-            for part in (busy, reversed(self._idle.values()))
-        ]
-        everyone = merge(*parts, key=uses, reverse=True)
-        # Others' are passed over before any is counted: a cursor tells nothing of them.
-        own = (session for session in everyone if tenant_of(session.name) == tenant)
-        listed = list(islice(own, limit))
-        following = str(listed[-1].used) if listed and any(True for _ in own) else None
+        before = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 20 else None
+        uses = self._tenants.get(tenant, OrderedIds[int]()).before(before)
+        listed = [self._by_use[used] for used in islice(uses, limit)]
+        following = str(listed[-1].used) if listed and any(True for _ in uses) else None
         return Listing([self._view(session) for session in listed], following)
 
     def delete(self, session_name: str) -> None:
@@ -138,7 +136,7 @@ class Sessions:
         session = self.view(session_name)
         if session.active:
             raise refusals.live_session(session_name, session.active[0])
-        self.size -= self._idle.pop(session_name).size
+        self._forget(self._idle.pop(session_name))
 
     def touch(self, session_name: str) -> None:
         """Have an idle session count as just used, so that others are forgotten first."""
@@ -159,20 +157,38 @@ class Sessions:
         """Forget the session idle for longest; False where none is idle."""
         if not self._idle:
             return False
-        self.size -= self._idle.popitem(last=False)[1].size
+        self._forget(self._idle.popitem(last=False)[1])
         return True
 
     def _begin(self, session_name: str) -> _Session:
+        tenant = tenant_of(session_name)
+        uses = self._tenants.get(tenant)
+        if uses is None:
+            uses = self._tenants[tenant] = OrderedIds()
+            self.size += TENANT_BYTES
         self.size += SESSION_BYTES
-        return _Session(session_name, self._clock())
+        return _Session(session_name, self._clock(), uses)
+
+    def _forget(self, session: _Session) -> None:
+        self.size -= session.size
+        session.uses.remove(session.used)
+        del self._by_use[session.used]
+        if not session.uses:
+            del self._tenants[tenant_of(session.name)]
+            self.size -= TENANT_BYTES
 
     def _find(self, session_name: str) -> _Session | None:
         busy = self._busy.get(session_name)
         return busy.session if busy else self._idle.get(session_name)
 
     def _use(self, session: _Session) -> None:
+        if session.used:
+            session.uses.remove(session.used)
+            del self._by_use[session.used]
         self._uses += 1
         session.used = self._uses
+        session.uses.add(session.used)
+        self._by_use[session.used] = session
         session.last_used_at = self._clock()
 
     def _remember(self, session: _Session, job: Job) -> None:

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Completed, Failed, FinishReason, Token
 from orchestrator.ids import new_id
-from orchestrator.job import Job, OnBusy, Status
+from orchestrator.job import Job, OnBusy, Status, session_of
 from orchestrator.stores.base import IDEMPOTENCY_S, SCAN_LIMIT, Idempotency
 from orchestrator.stores.memory import JOB_BYTES, MemoryStore
 from orchestrator.stores.sessions import SESSION_BYTES
@@ -151,6 +151,31 @@ def test_results_are_not_crowded_out_by_the_sessions_and_keys_of_earlier_ones(
     sessions = len(store.sessions(4_000, None).items)
     assert results * JOB_BYTES > MIB / 8
     assert sessions * SESSION_BYTES > MIB / 8
+
+
+def test_a_tenant_s_sessions_are_listed_by_their_use_whatever_others_do() -> None:
+    store = a_store(memory_limit=64 * MIB)
+    chance = random.Random(8)
+    used: dict[str, list[str]] = {"": [], "us": [], "them": []}
+    for _ in range(8_000):
+        tenant, session_id = chance.choice(list(used)), f"chat-{chance.randrange(2_000)}"
+        name = session_of(tenant, session_id)
+        job = a_job(session_id=session_id, tenant=tenant)
+        store.submit(job)
+        store.cancel(job.id)
+        if name in used[tenant]:
+            used[tenant].remove(name)
+        used[tenant].append(name)
+        if chance.random() < 0.1:
+            store.delete_session(used[tenant].pop(chance.randrange(len(used[tenant]))))
+    for tenant, names in used.items():
+        listed, cursor = [], None
+        while not listed or cursor:
+            page = store.sessions(100, cursor, tenant)
+            listed += [session.name for session in page.items]
+            cursor = page.next_cursor
+        assert len(names) > 1_000
+        assert listed == names[::-1]
 
 
 def test_the_limit_holds_whatever_comes() -> None:
