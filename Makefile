@@ -89,16 +89,20 @@ sbom: $(AUDIT)/built $(VENV)/built
 		--output-file sbom.json $(VENV)/bin/python
 	@echo "sbom.json lists what is in $(VENV)."
 
-# Strict: what can't be looked up has not passed.
+# Strict: what can't be looked up has not passed. Of a trace its last line is the reason.
 audit: $(AUDIT)/built
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --progress-spinner off $(ARGS) \
-		--requirement requirements.txt >$(AUDIT)/report 2>&1; code=$$?; tail -n 40 $(AUDIT)/report; \
+		--requirement requirements.txt >$(AUDIT)/report 2>&1; code=$$?; \
 	if grep -q "^Name  *Version  *ID" $(AUDIT)/report; then \
+		tail -n 40 $(AUDIT)/report; \
 		echo "make audit: the packages above are known to be vulnerable." >&2; exit 1; \
 	elif [ $$code -ne 0 ]; then \
 		echo "make audit: NOT CHECKED. The service that knows of vulnerabilities could not be asked," \
-			"or does not know a package: see above. Try again where it can be reached." >&2; \
+			"or does not know a package ($$(grep . $(AUDIT)/report | tail -n 1)). Try again where it" \
+			"can be reached; $(AUDIT)/report says more." >&2; \
 		exit 1; \
+	else \
+		tail -n 40 $(AUDIT)/report; \
 	fi
 
 clean:

@@ -71,6 +71,42 @@ def test_a_taken_port_is_one_clear_sentence() -> None:
     assert len(output.strip().splitlines()) == 1, output
 
 
+TRACE = """Traceback (most recent call last):
+  File "pip_audit/_cli.py", line 554, in audit
+requests.exceptions.ProxyError: Unable to connect"""
+TABLE = """Found 1 known vulnerability in 1 package
+Name  Version ID            Fix Versions
+----- ------- ------------- ------------
+flask 0.5     PYSEC-2018-66 0.12.3"""
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "code", "lines"),
+    [
+        (TRACE, 1, 2, ["make audit: NOT CHECKED.*ProxyError: Unable to connect.*"]),
+        (TABLE, 1, 2, [*TABLE.splitlines(), "make audit: the packages above.*vulnerable."]),
+        ("No known vulnerabilities found", 0, 0, ["No known vulnerabilities found"]),
+    ],
+    ids=["out of reach", "vulnerable", "good"],
+)
+def test_an_audit_says_in_a_sentence_what_came_of_it(
+    report: str, status: int, code: int, lines: list[str], tmp_path: Path
+) -> None:
+    """What asks is played here: whether it can be reached differs from machine to machine."""
+    for name in ("Makefile", "requirements.txt", "requirements-audit.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    place = tmp_path / ".venv-audit" / "bin"
+    place.mkdir(parents=True)
+    fake_python(place / "pip-audit", f"cat >&2 <<'END'\n{report}\nEND\nexit {status}")
+    (tmp_path / ".venv-audit" / "built").touch()
+    found, output = run([needs("make"), "audit"], tmp_path)
+    said = [line for line in output.splitlines() if not line.startswith("make: ***")]
+    assert found == code
+    assert len(said) == len(lines), output
+    for line, expected in zip(said, lines, strict=True):
+        assert re.fullmatch(expected, line)
+
+
 def fake_python(path: Path, script: str) -> str:
     path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
@@ -223,6 +259,7 @@ def test_make_install_has_the_package_and_nothing_else_and_make_run_serves(
     code, output = run([needs("make"), "audit"], tree, INSTALL_S, **nowhere)
     assert code != 0
     assert "NOT CHECKED" in output
+    assert "Traceback" not in output
 
     (tree / "requirements.txt").touch()
     code, output = run([needs("make"), "--question", "install"], tree)
