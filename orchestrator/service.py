@@ -57,8 +57,8 @@ class Model:
 class Service:
     """The rules, over a store and a dispatcher.
 
-    Whoever asks names its tenant, and sees nothing of another's. Who forgets to sees nothing but
-    what is nobody's.
+    Whoever asks names its tenant, and sees nothing of another's; "" is nobody's, where callers are
+    not asked who they are. There is no default: what is forgotten must not be taken for nobody.
 
     ``close`` ends what answers in this process, once nothing runs any more.
     """
@@ -99,7 +99,8 @@ class Service:
         self,
         request: GenerateRequest,
         idempotency: Idempotency | None = None,
-        tenant: str = "",
+        *,
+        tenant: str,
         allowance: Allowance | None = None,
     ) -> Submission:
         """Accept a request; it runs whether or not anyone waits.
@@ -132,11 +133,11 @@ class Service:
         """Whether answers of a model are kept."""
         return model in self._models and self._models[model].recall is not None
 
-    def get(self, job_id: str, tenant: str = "") -> Job:
+    def get(self, job_id: str, tenant: str) -> Job:
         """Return a request. Raises NotFound, ResultExpired."""
         return self._own(self._store.get(job_id), tenant)
 
-    def wait(self, job_id: str, timeout: float, tenant: str = "") -> Job:
+    def wait(self, job_id: str, timeout: float, tenant: str) -> Job:
         """Return a request once it has ended, or as it is after ``timeout`` seconds."""
         return self._own(self._store.wait(job_id, timeout), tenant)
 
@@ -146,7 +147,7 @@ class Service:
             return None
         return self._store.line_position(job.id) or self._dispatcher.position(job)
 
-    def cancel(self, job_id: str, tenant: str = "") -> Change:
+    def cancel(self, job_id: str, tenant: str) -> Change:
         """Cancel: a pending request ends at once, a running one as soon as it can be stopped."""
         self.get(job_id, tenant)
         change = self._store.cancel(job_id)
@@ -161,20 +162,21 @@ class Service:
         after: int,
         limit: int = BATCH,
         timeout: float = 0.0,
-        tenant: str = "",
+        *,
+        tenant: str,
     ) -> LogPage:
         """Return events after a cursor, waiting up to ``timeout`` seconds for the first."""
         page = self._store.read(job_id, after, limit, timeout)
         self._own(page.job, tenant)
         return page
 
-    def resume_point(self, job_id: str, after: int, tenant: str = "") -> int:
+    def resume_point(self, job_id: str, after: int, tenant: str) -> int:
         """Return a client's cursor, or START where it is ahead of a log that still grows."""
         page = self.read(job_id, after - 1, limit=1, tenant=tenant)
         return after if page.events or page.job.status.is_terminal else START
 
     def follow(
-        self, job_id: str, after: int, pause: float, tenant: str = ""
+        self, job_id: str, after: int, pause: float, tenant: str
     ) -> Iterator[LogPage | None]:
         """Yield pages of events after a cursor; the last one is complete.
 
@@ -195,7 +197,7 @@ class Service:
             if page.complete:
                 return
 
-    def await_end(self, job_id: str, pause: float, tenant: str = "") -> Iterator[Job | None]:
+    def await_end(self, job_id: str, pause: float, tenant: str) -> Iterator[Job | None]:
         """Yield the request once it has ended, and None for every ``pause`` until then."""
         while True:
             job = _patiently(partial(self._store.wait, job_id), pause)
@@ -210,28 +212,29 @@ class Service:
         session_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-        tenant: str = "",
+        *,
+        tenant: str,
     ) -> Listing[Job]:
         """List a tenant's requests, newest first."""
         session = session_of(tenant, session_id) if session_id else None
         return self._store.jobs(status, session, limit, cursor, tenant)
 
-    def delete(self, job_id: str, tenant: str = "") -> None:
+    def delete(self, job_id: str, tenant: str) -> None:
         """Forget an ended request. Raises InProgress for a live one."""
         self.get(job_id, tenant)
         self._store.delete(job_id)
 
-    def session(self, session_id: str, tenant: str = "") -> Session:
+    def session(self, session_id: str, tenant: str) -> Session:
         """Return a session with its messages. Raises NotFound."""
         return self._store.session(session_of(tenant, session_id))
 
     def sessions(
-        self, limit: int = 50, cursor: str | None = None, tenant: str = ""
+        self, limit: int = 50, cursor: str | None = None, *, tenant: str
     ) -> Listing[Session]:
         """List a tenant's sessions, last used first."""
         return self._store.sessions(limit, cursor, tenant)
 
-    def delete_session(self, session_id: str, tenant: str = "") -> None:
+    def delete_session(self, session_id: str, tenant: str) -> None:
         """Forget a session's conversation. Raises NotFound, InProgress."""
         self._store.delete_session(session_of(tenant, session_id))
 

@@ -363,26 +363,11 @@ def silent_methods(module: str, port: ast.ClassDef) -> Iterator[str]:
             yield f"{module}:{method.lineno} {port.name}.{method.name} has no docstring."
 
 
-def test_no_door_forgets_whose_requests_it_asks_for() -> None:
-    takes = {
-        name: list(inspect.signature(method).parameters).index("tenant") - 1
+def test_nobody_asks_the_service_without_saying_whose_requests_it_asks_for() -> None:
+    whose = {
+        name: inspect.signature(method).parameters["tenant"].default
         for name, method in inspect.getmembers(Service, inspect.isfunction)
-        if not name.startswith("_") and "tenant" in inspect.signature(method).parameters
+        if "tenant" in inspect.signature(method).parameters
     }
-    assert {"submit", "get", "wait", "cancel", "read", "follow", "jobs", "delete"} <= set(takes)
-    asked, forgotten = set(), []
-    for path in (PACKAGE / "web").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-                continue
-            name = node.func.attr
-            if name not in takes or not ast.unparse(node.func.value).endswith("service"):
-                continue
-            asked.add(name)
-            starred = sum(isinstance(argument, ast.Starred) for argument in node.args)
-            # `*_page(...)` stands for two arguments: how many, and the cursor.
-            by_place = len(node.args) + starred > takes[name]
-            if not by_place and all(word.arg != "tenant" for word in node.keywords):
-                forgotten.append(f"{path.name}:{node.lineno} {ast.unparse(node)}")
-    assert asked == set(takes)
-    assert not forgotten
+    assert {"submit", "get", "wait", "cancel", "read", "follow", "jobs", "delete"} <= set(whose)
+    assert set(whose.values()) == {inspect.Parameter.empty}

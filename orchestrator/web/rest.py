@@ -50,8 +50,8 @@ def infer() -> Response:
         submission = doors.service.submit(
             generate,
             _idempotency(key, body) if key else None,
-            tenant(),
-            limits.allowance(generate),
+            tenant=tenant(),
+            allowance=limits.allowance(generate),
         )
         if form == params.SSE:
             response = _stream(submission.request_id, START, place)
@@ -106,7 +106,7 @@ def events(request_id: str) -> Response:
     for pause in _pauses(wait):
         if page.events or page.complete:
             break
-        page = context().service.read(request_id, after, limit, pause, tenant())
+        page = context().service.read(request_id, after, limit, pause, tenant=tenant())
     items = [wire.page_item(seq, event, request_id) for seq, event in page.events]
     following = page.events[-1][0] if page.events else after
     response = json_response({"events": items, "next": following, "done": page.complete})
@@ -133,7 +133,10 @@ def requests() -> Response:
     if session_id is not None and not is_session_id(session_id):
         raise invalid({"session_id": [SESSION_ID_RULE]})
     listing = context().service.jobs(
-        Status(wanted) if wanted else None, session_id, *_page(request, _is_request_id), tenant()
+        Status(wanted) if wanted else None,
+        session_id,
+        *_page(request, _is_request_id),
+        tenant=tenant(),
     )
     return _listing([_status_view(job) for job in listing.items], listing.next_cursor)
 
@@ -158,7 +161,7 @@ def models() -> Response:
 @bp.get("/sessions")
 def sessions() -> Response:
     """List sessions, last used first."""
-    listing = context().service.sessions(*_page(params.asked(), _is_count), tenant())
+    listing = context().service.sessions(*_page(params.asked(), _is_count), tenant=tenant())
     return _listing([session_view(session) for session in listing.items], listing.next_cursor)
 
 

@@ -97,7 +97,7 @@ def test_anothers_request_is_as_absent_as_one_that_never_was(
 
 def test_who_asks_for_no_tenant_sees_what_is_nobodys(service: Service) -> None:
     nobodys = submitted(service, "")
-    assert service.get(nobodys).request.tenant == ""
+    assert service.get(nobodys, "").request.tenant == ""
     with pytest.raises(NotFound):
         service.get(nobodys, US)
 
@@ -112,11 +112,11 @@ def test_lists_have_ones_own_alone_however_many_others_there_are(
     assert service.jobs(limit=3, tenant=US).next_cursor is None
     assert [job.id for job in service.jobs(session_id="chat", tenant=US).items] == mine[::-1]
     assert service.jobs(session_id="chat", tenant=THEM).items == []
-    assert service.jobs().items == []
+    assert service.jobs(tenant="").items == []
     assert len(service.jobs(limit=100, tenant=THEM).items) == 30
     (session,) = service.sessions(tenant=US).items
     assert session.name.endswith("chat")
-    assert service.sessions().items == []
+    assert service.sessions(tenant="").items == []
 
 
 def test_sessions_of_one_name_are_two_conversations(service: Service, store: Store) -> None:
@@ -126,7 +126,7 @@ def test_sessions_of_one_name_are_two_conversations(service: Service, store: Sto
         (_, answer) = service.session("chat", tenant).history.messages
         assert answer.content == f"said to {tenant}"
     with pytest.raises(NotFound):
-        service.session("chat")
+        service.session("chat", "")
     service.delete_session("chat", US)
     assert service.session("chat", THEM)
     assert outcome(lambda: service.session("chat", US)) == outcome(
@@ -144,19 +144,19 @@ def test_a_busy_session_keeps_nobody_elses_waiting(service: Service, store: Stor
 
 def test_idempotency_keys_are_ones_own(service: Service) -> None:
     key = Idempotency("/api/v1/infer key", b"same")
-    mine = service.submit(a_request(), key, US)
-    theirs = service.submit(a_request(), key, THEM)
-    again = service.submit(a_request(), key, US)
+    mine = service.submit(a_request(), key, tenant=US)
+    theirs = service.submit(a_request(), key, tenant=THEM)
+    again = service.submit(a_request(), key, tenant=US)
     assert mine.request_id != theirs.request_id
     assert again.request_id == mine.request_id
     assert again.replayed
     # Another body under the same key is no conflict with anybody else's.
-    service.submit(a_request(), Idempotency(key.key, b"other"), "third")
+    service.submit(a_request(), Idempotency(key.key, b"other"), tenant="third")
 
 
 def test_idempotency_keys_and_names_of_tenants_can_not_run_together(service: Service) -> None:
-    first = service.submit(a_request(), Idempotency("b c", b"same"), "a")
-    other = service.submit(a_request(), Idempotency("c", b"same"), "a b")
+    first = service.submit(a_request(), Idempotency("b c", b"same"), tenant="a")
+    other = service.submit(a_request(), Idempotency("c", b"same"), tenant="a b")
     assert not other.replayed
     assert other.request_id != first.request_id
 

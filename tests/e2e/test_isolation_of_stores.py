@@ -111,12 +111,12 @@ def said(service: Service, request_id: str, tenant: str) -> list[Any]:
 
 def told(service: Service, request_id: str, tenant: str) -> list[Any]:
     """Return what a reader of one request's events is told."""
-    page = service.read(request_id, -1, 100, 0.1, tenant)
+    page = service.read(request_id, -1, 100, 0.1, tenant=tenant)
     return [getattr(event, "text", "") for _, event in page.events]
 
 
 def listed(service: Service, _: str, tenant: str) -> list[Any]:
-    jobs = service.jobs(None, None, 20, None, tenant).items
+    jobs = service.jobs(None, None, 20, None, tenant=tenant).items
     return [(job.request.prompt, job.result, dict(job.request.metadata)) for job in jobs]
 
 

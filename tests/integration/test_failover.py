@@ -15,8 +15,8 @@ from orchestrator.config import load
 from orchestrator.errors import PipelineUnavailable
 from orchestrator.events import Completed, Event, Failed, Restarted, Token, Usage
 from orchestrator.job import Job, Status
-from orchestrator.service import Service
 from tests.fakes.asking import WAIT_S, a_request, eventually
+from tests.fakes.nobody import Nobodys
 from tests.fakes.upstream import Upstream, closed_port, start_upstream
 from tests.served import BUSY
 
@@ -95,9 +95,8 @@ class Routed:
         model = f"[models.default]\ntargets = [{names}]\n{more or TIMES}"
         path = folder / f"{uuid4()}.toml"
         path.write_text("\n".join([*tables, model]))
-        self.service: Service = build_service(
-            load({"ORCHESTRATOR_CONFIG": str(path), "KEY": "sk-1"})
-        )
+        settings = load({"ORCHESTRATOR_CONFIG": str(path), "KEY": "sk-1"})
+        self.service = Nobodys(build_service(settings))
         self.service.start()
 
     def submit(self, prompt: str = "", **fields: Any) -> str:
@@ -336,7 +335,8 @@ def test_prompts_with_answers_that_are_too_large_leave_a_target_in_use(route: Ro
 
 
 def test_prompts_that_a_callable_breaks_on_leave_it_in_use() -> None:
-    service = build_service(load({"ORCHESTRATOR_BACKEND": "tests.fakes.callables:picky"}))
+    settings = load({"ORCHESTRATOR_BACKEND": "tests.fakes.callables:picky"})
+    service = Nobodys(build_service(settings))
     service.start()
 
     def ask(prompt: str) -> Job:

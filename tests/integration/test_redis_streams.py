@@ -18,6 +18,7 @@ from tests import redis_server
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.backends import Steps
 from tests.fakes.jobs import a_job
+from tests.fakes.nobody import Nobodys
 from tests.redis_server import RedisServer
 
 MakeStore = Callable[..., RedisStore]
@@ -296,8 +297,9 @@ def test_services_over_one_redis_are_one_service(redis_store: MakeStore) -> None
     """Submitted in one process, run in another, followed in a third, through an outage of all."""
     steps = Steps()
 
-    def service(store: RedisStore) -> Service:
-        return Service(store, Pool(Runner(store, lambda _: steps), 4), [Model("default", "steps")])
+    def service(store: RedisStore) -> Nobodys:
+        pool = Pool(Runner(store, lambda _: steps), 4)
+        return Nobodys(Service(store, pool, [Model("default", "steps")]))
 
     stores = [redis_store() for _ in range(3)]
     door, runs, reads = (service(store) for store in stores)
@@ -326,7 +328,8 @@ def test_followers_live_through_an_outage(
     with redis_server.running(tmp_path, "--appendonly", "yes") as redis:  # type: ignore[arg-type]
         web, worker = redis_store(redis.url), redis_store(redis.url)
         steps = Steps()
-        service = Service(web, Pool(Runner(web, lambda _: steps), 1), [Model("default", "steps")])
+        pool = Pool(Runner(web, lambda _: steps), 1)
+        service = Nobodys(Service(web, pool, [Model("default", "steps")]))
         jobs = [claimed(web, worker) for _ in range(5)]
         told: dict[str, list[Event]] = {job.id: [] for job in jobs}
         pauses: list[float] = []

@@ -15,6 +15,7 @@ from orchestrator.events import Completed, Event, FinishReason, Restarted, Start
 from orchestrator.job import Job, OnBusy, Reuse, Status
 from orchestrator.service import Service
 from tests.fakes.asking import WAIT_S, a_request, eventually
+from tests.fakes.nobody import Nobodys
 from tests.fakes.upstream import Upstream, start_upstream
 
 WORDS = [f"w{number} " for number in range(60)]
@@ -35,7 +36,7 @@ class Asked:
     """A service with one model, and what its server saw of a prompt."""
 
     def __init__(self, service: Service, upstream: Upstream) -> None:
-        self.service = service
+        self.service = Nobodys(service)
         self._upstream = upstream
         service.start()
 

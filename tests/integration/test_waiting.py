@@ -12,6 +12,7 @@ from orchestrator.bootstrap import build_service
 from orchestrator.config import load
 from orchestrator.job import Job, Priority, Status
 from tests.fakes.asking import WAIT_S, a_request, eventually
+from tests.fakes.nobody import Nobodys
 from tests.fakes.upstream import Upstream, start_upstream
 
 MODELS = """
@@ -62,7 +63,7 @@ class Served:
             "ORCHESTRATOR_CONCURRENCY": str(concurrency),
             "ORCHESTRATOR_FIRST_TOKEN_TIMEOUT_S": "60",
         }
-        self.service = build_service(load(environ))
+        self.service = Nobodys(build_service(load(environ)))
         self.service.start()
         self._upstream = upstream
         self._holder = self.submit("fault:silent")

@@ -19,30 +19,31 @@ from orchestrator.stores.base import Idempotency, Submission
 from orchestrator.stores.memory import MemoryStore
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.backends import Hangs, Says, Steps
+from tests.fakes.nobody import Nobodys
 
 
 def a_store() -> MemoryStore:
     return MemoryStore(queue_limit=10_000, retention_s=3600, memory_limit=256 * 1024 * 1024)
 
 
-def a_service(backend: Backend, concurrency: int = 4, store: MemoryStore | None = None) -> Service:
+def a_service(backend: Backend, concurrency: int = 4, store: MemoryStore | None = None) -> Nobodys:
     store = store or a_store()
     pool = Pool(Runner(store, lambda _: backend), concurrency)
-    return Service(store, pool, [Model("default", backend.name)])
+    return Nobodys(Service(store, pool, [Model("default", backend.name)]))
 
 
-def submit(service: Service, prompt: str = "hello", **fields: Any) -> str:
+def submit(service: Nobodys, prompt: str = "hello", **fields: Any) -> str:
     fields.setdefault("session_id", f"session-{random.getrandbits(64)}")
     return service.submit(a_request(prompt, **fields)).request_id
 
 
-def ended(service: Service, request_id: str) -> Job:
+def ended(service: Nobodys, request_id: str) -> Job:
     job = service.wait(request_id, WAIT_S)
     assert job.status.is_terminal, "the request does not end"
     return job
 
 
-def followed(service: Service, request_id: str, after: int = START) -> list[Event]:
+def followed(service: Nobodys, request_id: str, after: int = START) -> list[Event]:
     """Return all that a follower is told."""
     events: list[Event] = []
     for page in service.follow(request_id, after, pause=WAIT_S):
@@ -89,7 +90,7 @@ def test_a_replayed_submit_needs_nobody_who_answers() -> None:
             raise PipelineUnavailable("Nothing answers.")
 
     pool = Pool(Runner(store, lambda _: backend), 4)
-    service = Service(store, pool, [Model("default", backend.name, check)])
+    service = Nobodys(Service(store, pool, [Model("default", backend.name, check)]))
     key = Idempotency("key", b"body")
     first = service.submit(a_request(), key)
     down.set()
@@ -283,7 +284,7 @@ def test_what_was_accepted_is_run_though_kept_answers_are_out_of_reach() -> None
     store = AwayStore(queue_limit=10, retention_s=3600, memory_limit=1024 * 1024)
     backend = Says("Hello")
     model = Model("default", "says", recall=lambda request, messages: None)
-    service = Service(store, Pool(Runner(store, lambda _: backend), 1), [model])
+    service = Nobodys(Service(store, Pool(Runner(store, lambda _: backend), 1), [model]))
     store.away.set()
     request_id = submit(service)
     store.away.clear()
@@ -476,11 +477,13 @@ def test_what_answers_here_is_closed_once_nothing_runs_any_more() -> None:
     store, backend = a_store(), Hangs()
     pool = Pool(Runner(store, lambda _: backend), 1)
     running: list[int] = []
-    service = Service(
-        store,
-        pool,
-        [Model("default", backend.name)],
-        close=lambda: running.append(len(store.live())),
+    service = Nobodys(
+        Service(
+            store,
+            pool,
+            [Model("default", backend.name)],
+            close=lambda: running.append(len(store.live())),
+        )
     )
     submit(service)
     service.drain(timeout=0.05)
