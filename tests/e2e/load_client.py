@@ -11,6 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.needs import lacking
@@ -249,23 +250,53 @@ async def websocket(
 
 @dataclass
 class Health:
-    """How long /health took, in seconds, asked again and again while something else went on."""
+    """How long /health took, in seconds, asked again and again while something else went on.
+
+    ``own`` is what of each time is the service's own, as far as that can be told.
+    """
 
     times: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What tells how much a busy machine takes of a service's time.
+
+    ``port`` is that of a service with nothing to do: what it takes the machine takes, and this
+    process, which is every client at once. ``pid`` is the worker that is watched: it may wait for a
+    processor that others have, the more the more it has to do.
+    """
+
+    port: int
+    pid: int
+
+    def waited(self) -> float:
+        """Return for how many seconds the worker could have run and had no processor."""
+        try:
+            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+        except OSError:
+            return 0.0
 
 
 @asynccontextmanager
-async def watching_health(port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[Health]:
+async def watching_health(
+    port: int, tls: ssl.SSLContext | None = None, beside: Beside | None = None
+) -> AsyncIterator[Health]:
     """Ask for /health ten times a second while inside; each time must end in 200."""
     health = Health()
 
     async def watch() -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
-            answer = await request(port, "GET", "/health", tls=tls)
-            assert answer.status == 200, answer.body
-            health.times.append(loop.time() - began)
+            if beside:
+                waited = beside.waited()
+                took, machine_s = await asyncio.gather(
+                    _ask_health(port, tls), _ask_health(beside.port)
+                )
+                health.own.append(took - machine_s - (beside.waited() - waited))
+            else:
+                took = await _ask_health(port, tls)
+            health.times.append(took)
             await asyncio.sleep(0.1)
 
     watcher = asyncio.create_task(watch())
@@ -276,6 +307,14 @@ async def watching_health(port: int, tls: ssl.SSLContext | None = None) -> Async
     finally:
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _ask_health(port: int, tls: ssl.SSLContext | None = None) -> float:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    answer = await request(port, "GET", "/health", tls=tls)
+    assert answer.status == 200, answer.body
+    return loop.time() - began
 
 
 async def head(connection: Connection) -> Answer:

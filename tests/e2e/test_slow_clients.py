@@ -15,6 +15,7 @@ from tests.certificates import self_signed
 from tests.e2e import load_client
 from tests.e2e.load_client import (
     Answer,
+    Beside,
     Connection,
     ask,
     connected,
@@ -27,7 +28,8 @@ from tests.e2e.load_client import (
 from tests.served import BUSY, Served, serve
 
 SLOWEST_HEALTH_S = 1.0
-"""As promised. It takes a fortieth of that on two cores with nothing else to do."""
+"""As promised, and no multiple of it: what a busy machine takes is measured and left out. On two
+cores with nothing else to do it takes a fortieth of that, beside a whole other suite once 1.2 s."""
 SLACK = 10
 """Other connections that are open at a time."""
 ARRIVAL_S = 8.0
@@ -120,8 +122,14 @@ def secure(tmp_path: Path) -> Iterator[Served]:
         yield server
 
 
+@pytest.fixture
+def idle() -> Iterator[Served]:
+    with serve() as server:
+        yield server
+
+
 def test_five_hundred_of_each_kind_are_left_and_health_answers_all_along(
-    plain: Served, secure: Served
+    plain: Served, secure: Served, idle: Served
 ) -> None:
     async def main() -> None:
         request_id = await finished(plain.port, LARGE)
@@ -133,8 +141,10 @@ def test_five_hundred_of_each_kind_are_left_and_health_answers_all_along(
             Slow(slow_reader(f"/api/v1/result/{request_id}"), left_within_s=20),
         ]
         async with (
-            watching_health(plain.port) as plain_health,
-            watching_health(secure.port, secure.tls) as secure_health,
+            watching_health(plain.port, beside=Beside(idle.port, plain.worker_pid)) as plain_health,
+            watching_health(
+                secure.port, secure.tls, Beside(idle.port, secure.worker_pid)
+            ) as secure_health,
         ):
             await load_client.gather(
                 [
@@ -144,8 +154,8 @@ def test_five_hundred_of_each_kind_are_left_and_health_answers_all_along(
                     stops_in_the_middle(plain.port),
                 ]
             )
-        assert max(plain_health.times) < SLOWEST_HEALTH_S
-        assert max(secure_health.times) < SLOWEST_HEALTH_S
+        assert max(plain_health.own) < SLOWEST_HEALTH_S
+        assert max(secure_health.own) < SLOWEST_HEALTH_S
 
     load_client.run(main())
     assert "Traceback" not in plain.log
