@@ -512,6 +512,24 @@ def test_a_key_with_the_same_body_is_one_request(server: Served) -> None:
     assert waited.headers["Idempotent-Replayed"] == "true"
 
 
+def test_a_key_stands_for_its_request_also_once_the_result_has_expired(
+    expired: tuple[Served, str],
+) -> None:
+    server, _ = expired
+    body, key = {"prompt": "one"}, {"Idempotency-Key": f"late-{uuid.uuid4()}"}
+    first = post(server, "/infer", body, headers=key).json()
+    path = f"/status/{first['request_id']}"
+    until(lambda: get(server, path).status_code == 404)
+    again = post(server, "/infer", body, headers=key)
+    assert (again.status_code, again.json()) == (200, first)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    # Who wants the result at once is told that there is none, and of which request.
+    for wanted in ({"Prefer": "wait=10"}, {"Accept": "text/event-stream"}):
+        answer = post(server, "/infer", body, headers=key | wanted)
+        refused(answer, 404, "RESULT_EXPIRED")
+        assert first["request_id"] in answer.json()["error"]["message"]
+
+
 def test_a_key_with_another_body_is_refused(server: Served) -> None:
     key = {"Idempotency-Key": f"other-{uuid.uuid4()}"}
     first = post(server, "/infer", {"prompt": "one"}, headers=key)
