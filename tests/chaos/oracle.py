@@ -15,6 +15,8 @@ LOSSES = 3
 """How often a request may be lost before it fails for that."""
 SLACK_S = 0.5
 """How long an answer may be whole at the model server, and not yet at the worker."""
+WAKE_S = 3.0
+"""How long a worker that stood still may take until it goes on, on a busy machine."""
 
 
 @dataclass
@@ -163,12 +165,17 @@ def _judge_texts(ask: Ask, verdict: Verdict, ends: list[Entry], reads: list[Entr
 def _judge_calls(
     verdict: Verdict, calls: Sequence[Call], harms: Sequence[Done], ends: dict[str, list[Entry]]
 ) -> None:
-    """Hold that each further call of a request follows the harm of the worker before it."""
+    """Hold that each further call of a request follows the harm of the worker before it.
+
+    Or it is made by one that stood still between its claim and its call, while the request was
+    another's: nobody can prevent that, and nobody is told what comes of it.
+    """
     offences: list[str] = []
     by_marker: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         by_marker[call.marker].append(call)
-        if ends[call.marker] and call.began > ends[call.marker][0].at:
+        has_ended = ends[call.marker] and call.began > ends[call.marker][0].at
+        if has_ended and not any(_is_belated(done, call) for done in harms):
             offences.append(f"{call.marker}: call {call.number} after its end")
     for marker, own in by_marker.items():
         verdict.extra_calls += len(own) - 1
@@ -176,9 +183,13 @@ def _judge_calls(
             f"{marker}: call {later.number} by {later.worker} at {later.began:.1f}, after "
             f"{earlier.worker} from {earlier.began:.1f} to {earlier.ended:.1f}"
             for earlier, later in zip(own, own[1:], strict=False)
-            if not any(_explains(done, earlier, later) for done in harms)
+            if not any(
+                _explains(done, earlier, later) or _is_belated(done, later) for done in harms
+            )
         ]
-    verdict.allowed_calls = sum(_is_in_flight(call, done) for done in harms for call in calls)
+    verdict.allowed_calls = sum(
+        _is_in_flight(call, done) or _is_belated(done, call) for done in harms for call in calls
+    )
     if verdict.extra_calls > verdict.allowed_calls:
         offences.append(f"{verdict.extra_calls} extra ones, {verdict.allowed_calls} in flight")
     if offences:
@@ -191,6 +202,16 @@ def _is_in_flight(call: Call, done: Done) -> bool:
         call.worker == done.harm.victim
         and call.began <= done.ended
         and done.began <= call.ended + SLACK_S
+    )
+
+
+def _is_belated(done: Done, call: Call) -> bool:
+    """Whether a call comes from a worker that has just stood still, and not from its start."""
+    return (
+        done.harm.action == "pause"
+        and call.worker == done.harm.victim
+        and done.began <= call.began <= done.ended + WAKE_S
+        and call.number > 1
     )
 
 

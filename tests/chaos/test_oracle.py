@@ -117,6 +117,18 @@ def test_a_call_after_the_worker_was_harmed_is_what_is_promised(story: Story) ->
     assert (verdict.extra_calls, verdict.allowed_calls) == (1, 2)
 
 
+@pytest.mark.parametrize(("action", "is_found"), [("pause", False), ("kill", True)])
+def test_only_a_worker_that_stood_still_may_call_when_all_is_over(
+    story: Story, action: str, is_found: bool
+) -> None:
+    story.end(FIRST)
+    story.end(SECOND)
+    later = time.monotonic() + 60
+    story.calls.append(Call(SECOND, 2, "worker2", later, later + 1))
+    story.harms.append(Done(Harm(1.0, "worker2", action, 5.0), began=later - 5, ended=later - 0.1))
+    assert ("calls of the model without a reason" in story.verdict().offences) is is_found
+
+
 # A reader's place
 
 
