@@ -19,6 +19,7 @@ from tests.e2e.client import (
     ended,
     frames,
     get,
+    occupied,
     open_stream,
     post,
     started,
@@ -179,12 +180,11 @@ def test_high_requests_go_before_a_backlog_of_low_ones(
     hired(**one)
     server = serving(**scaled(redis, **one))
     until(lambda: is_ready(server))
-    first = submit(server, WORDS)
-    started(server, first)
-    low = [submit(server, "low", priority="low") for _ in range(20)]
-    high = submit(server, "high", priority="high")
-    assert status(server, high)["queue_position"] == 0
-    assert status(server, low[-1])["queue_position"] == 20
+    with occupied(server):
+        low = [submit(server, "low", priority="low") for _ in range(20)]
+        high = submit(server, "high", priority="high")
+        assert status(server, high)["queue_position"] == 0
+        assert status(server, low[-1])["queue_position"] == 20
     began = ended(server, high)["started_at"]
     assert all(began < ended(server, request_id)["started_at"] for request_id in low)
 
