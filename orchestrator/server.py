@@ -30,6 +30,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from orchestrator import headers
 from orchestrator.body import Body
 from orchestrator.errors import ConfigError
+from orchestrator.head import Response
 
 IO_TIMEOUT_S = 5.0
 """How long a client may take to read or send anything at all, to shake hands, and to send the head
@@ -60,6 +61,7 @@ GC_THRESHOLD = (10_000, 10, 1_000)
 
 # It names itself in every answer otherwise, and has no setting for it.
 wsgi.SERVER = headers.SERVER
+wsgi.Response = Response
 
 _NativeSocket = get_original("socket", "socket")
 

@@ -81,7 +81,7 @@ FLOORS: dict[str, list[str]] = {
     "rules": ["service limits.limiter"],
     "root": ["bootstrap entrance", "limiter", "check keys_command"],
     "doors": [
-        "body",
+        "body head",
         "web.connections web.dates web.hosts web.json_io web.origins web.params web.routes",
         "web.ws_guard",
         "web.app web.context web.errors web.playground web.sse",
@@ -114,7 +114,7 @@ BORDERS: dict[str, tuple[str, ...]] = {
     "flask": ("web",),
     "flask_sock": ("web",),
     "gevent": ("server", "body", "backends.native"),
-    "gunicorn": ("server", "body"),
+    "gunicorn": ("server", "body", "head"),
     "jwt": ("auth", "entrance"),
     "markupsafe": ("web",),
     "marshmallow": ("answers", "frames", "schemas", "web.openapi"),

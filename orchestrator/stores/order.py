@@ -22,9 +22,13 @@ class OrderedIds(Generic[Id]):
 
     def add(self, new: Id) -> None:
         """Add an id that is not here yet."""
-        if not self._pieces or (len(self._pieces[-1]) >= PIECE and new > self._pieces[-1][-1]):
-            self._pieces.append([new])
-            self._begins.append(new)
+        last = self._pieces[-1] if self._pieces else None
+        if last is None or new > last[-1]:
+            if last and len(last) < PIECE:
+                last.append(new)
+            else:
+                self._pieces.append([new])
+                self._begins.append(new)
             return
         place = max(0, bisect_right(self._begins, new) - 1)
         self._begins[place] = min(new, self._begins[place])

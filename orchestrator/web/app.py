@@ -25,6 +25,13 @@ class _NoSessions(SessionInterface):
         return True
 
 
+class _Request(Request):
+    """A request without files: nobody looks for some that are to be closed."""
+
+    def close(self) -> None:
+        pass
+
+
 class App(Flask):
     """An app that never redirects and has neither cookies nor coroutines.
 
@@ -32,6 +39,7 @@ class App(Flask):
     blueprint has any; there ``after_this_request`` and signals are not heard of.
     """
 
+    request_class = _Request
     response_class = ApiResponse
     session_interface = _NoSessions()
 

@@ -29,7 +29,7 @@ class ApiResponse(Response):
     """What protects it, beside the headers that are its own."""
 
     def get_wsgi_response(self, environ: Any) -> tuple[Any, str, list[tuple[str, str]]]:
-        sent = [*self.headers, *self.standing]
+        sent = [*self.headers.to_wsgi_list(), *self.standing]
         if "Cache-Control" not in dict(sent):
             sent.append(headers.NO_STORE)
         if self.is_sequence and self.status_code not in (204, 304):
@@ -57,7 +57,9 @@ class PageResponse(ApiResponse):
 def json_response(value: object, status: int = 200) -> ApiResponse:
     """Return ``value`` as a JSON answer."""
     body = orjson.dumps(value)
-    pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
+    pieces = [body]
+    if len(body) > PIECE:
+        pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
     # Passed on as it is: nothing in it is to be encoded, or closed.
     return ApiResponse(pieces, status, content_type=JSON, direct_passthrough=True)
 
