@@ -170,10 +170,19 @@ class Service:
         self._own(page.job, tenant)
         return page
 
-    def resume_point(self, job_id: str, after: int, tenant: str) -> int:
-        """Return a client's cursor, or START where it is ahead of a log that still grows."""
-        page = self.read(job_id, after - 1, limit=1, tenant=tenant)
-        return after if page.events or page.job.status.is_terminal else START
+    def resume(
+        self, job_id: str, after: int, limit: int = BATCH, *, tenant: str
+    ) -> tuple[int, LogPage]:
+        """Return a client's cursor and the events after it.
+
+        One that is ahead of a log which still grows means from the start.
+        """
+        if after > START:
+            # With the event at the cursor, which shows that the log has come so far.
+            page = self.read(job_id, after - 1, limit + 1, tenant=tenant)
+            if page.events or page.job.status.is_terminal:
+                return after, page._replace(events=page.events[1:])
+        return START, self.read(job_id, START, limit, tenant=tenant)
 
     def follow(
         self, job_id: str, after: int, pause: float, tenant: str

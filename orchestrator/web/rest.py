@@ -54,7 +54,7 @@ def infer() -> Response:
             allowance=limits.allowance(generate),
         )
         if form == params.SSE:
-            response = _stream(submission.request_id, START, place)
+            response = _streamed(submission, place)
             response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"
         else:
             response = _accepted(submission, wait)
@@ -91,7 +91,12 @@ def stream(request_id: str) -> Response:
     after = request.headers.get("Last-Event-ID") or request.args.get("after")
     context().connections.check()
     with limits.stream_place(request.method != "HEAD") as place:
-        return _stream(request_id, wire.cursor(after), place)
+        start, page = context().service.resume(
+            request_id, wire.cursor(after), limit=1, tenant=tenant()
+        )
+        if page.complete and not page.events:
+            return ApiResponse(status=204)
+        return _stream(request_id, start, place)
 
 
 @bp.get("/events/<request_id>")
@@ -101,8 +106,7 @@ def events(request_id: str) -> Response:
     after = params.integer(request, "after", START, 10**12, default=START)
     limit = params.integer(request, "limit", 1, 1000, default=256)
     wait = params.wait(request)
-    after = context().service.resume_point(request_id, after, tenant())
-    page = context().service.read(request_id, after, limit, tenant=tenant())
+    after, page = context().service.resume(request_id, after, limit, tenant=tenant())
     for pause in _pauses(wait):
         if page.events or page.complete:
             break
@@ -186,16 +190,25 @@ def _idempotency(key: str, body: Json) -> Idempotency:
 def _stream(request_id: str, after: int, place: contextlib.ExitStack) -> Response:
     doors = context()
     response = sse.stream(doors.service, doors.connections, request_id, after, tenant(), may_stay())
-    if response.status_code == 200:
-        response.call_on_close(place.pop_all().close)
+    response.call_on_close(place.pop_all().close)
     return response
+
+
+def _streamed(submission: Submission, place: contextlib.ExitStack) -> Response:
+    if submission.replayed:
+        # The earlier one may be forgotten by now: then it has no stream.
+        with contextlib.suppress(PipelineUnavailable):
+            context().service.get(submission.request_id, tenant())
+    return _stream(submission.request_id, START, place)
 
 
 def _accepted(submission: Submission, wait: params.Wait) -> Response:
     if wait.seconds:
-        job = _get(submission.request_id, wait)
-        if job.status.is_terminal:
-            return _applied(json_response(result_view(job)), wait)
+        # Whatever is out of reach by now: the client must have the id of what was accepted.
+        with contextlib.suppress(PipelineUnavailable):
+            job = _get(submission.request_id, wait)
+            if job.status.is_terminal:
+                return _applied(json_response(result_view(job)), wait)
     status = 202 if wait.seconds or wait.applied else 200
     view = accepted_view(submission.request_id, session_id_of(submission.session))
     return _applied(json_response(view, status), wait)

@@ -27,14 +27,11 @@ def stream(
     tenant: str,
     may_stay: Callable[[], bool],
 ) -> Response:
-    """Answer with the events of a tenant's request after a cursor; 204 where none can follow.
+    """Answer with the events of a tenant's request after a cursor.
 
-    It ends without an end of the request where the reader ``may_stay`` no longer.
+    Nothing is read before the answer has begun, and what is out of reach then is waited for. It
+    ends without an end of the request where the reader ``may_stay`` no longer.
     """
-    after = service.resume_point(job_id, after, tenant)
-    page = service.read(job_id, after, limit=1, tenant=tenant)
-    if page.complete and not page.events:
-        return ApiResponse(status=204)
     frames = _frames(service, connections, job_id, after, tenant, request.environ, may_stay)
     response = ApiResponse(frames, mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-cache, no-transform"

@@ -260,7 +260,7 @@ class _Conversation:
     def _subscribe(self, frame: Json) -> None:
         request_id, after = frame["request_id"], frame.get("after")
         after = START if after is None else max(START, min(after, MAX_SEQ))
-        after = self._service.resume_point(request_id, after, self._caller.tenant)
+        after, _ = self._service.resume(request_id, after, limit=1, tenant=self._caller.tenant)
         self._followers.check_room(request_id)
         self._follow(Follower(request_id, after, tokens=True, ref=_ref(frame)))
 

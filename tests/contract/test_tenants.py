@@ -73,7 +73,7 @@ WAYS: dict[str, Callable[[Service, str, str], object]] = {
     "wait": lambda service, job_id, tenant: service.wait(job_id, 0.0, tenant),
     "cancel": lambda service, job_id, tenant: service.cancel(job_id, tenant),
     "read": lambda service, job_id, tenant: service.read(job_id, -1, tenant=tenant),
-    "resume": lambda service, job_id, tenant: service.resume_point(job_id, 3, tenant),
+    "resume": lambda service, job_id, tenant: service.resume(job_id, 3, tenant=tenant),
     "follow": lambda service, job_id, tenant: list(service.follow(job_id, -1, 0.1, tenant)),
     "await": lambda service, job_id, tenant: next(service.await_end(job_id, 0.1, tenant)),
     "delete": lambda service, job_id, tenant: service.delete(job_id, tenant),

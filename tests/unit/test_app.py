@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from flask import Blueprint, Flask
@@ -12,6 +13,7 @@ from orchestrator import config
 from orchestrator.errors import PipelineUnavailable
 from orchestrator.job import Job
 from orchestrator.service import Service
+from orchestrator.stores.memory import MemoryStore
 from orchestrator.web import create_app
 from orchestrator.web.app import App
 from orchestrator.web.routes import Routes
@@ -114,3 +116,37 @@ def test_a_store_that_goes_away_after_the_submit_takes_nothing_back(
         with client.post("/api/v1/infer", json={"prompt": "x"}, headers=streamed) as answer:
             assert answer.status_code == 200
     assert client.post("/api/v1/infer", json={"prompt": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [({"Accept": "text/event-stream"}, 200), ({"Prefer": "wait=5"}, 202), ({}, 200)],
+)
+def test_what_was_accepted_is_never_answered_with_503(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], status: int
+) -> None:
+    def away(*_: object) -> NoReturn:
+        raise PipelineUnavailable("Redis can't be reached.")
+
+    client = create_app(config.load({})).test_client()
+    for owner, call in ((Service, "get"), (Service, "wait"), (MemoryStore, "read")):
+        monkeypatch.setattr(owner, call, away)
+    with client.post("/api/v1/infer", json={"prompt": "Hello"}, headers=asked) as answer:
+        assert answer.status_code == status
+        monkeypatch.undo()
+        if asked.get("Accept"):
+            # Its frames come once the store is back.
+            assert b"event: complete" in answer.data
+    request_id = answer.headers["Location"].rpartition("/")[2]
+    assert client.get(f"/api/v1/result/{request_id}?wait=5").status_code == 200
+
+
+def test_a_repeated_submit_of_what_is_forgotten_has_no_stream() -> None:
+    client = create_app(config.load({})).test_client()
+    headers = {"Idempotency-Key": "one", "Prefer": "wait=5"}
+    first = client.post("/api/v1/infer", json={"prompt": "x"}, headers=headers)
+    request_id = first.get_json()["request_id"]
+    assert client.delete(f"/api/v1/requests/{request_id}").status_code == 204
+    headers = {"Idempotency-Key": "one", "Accept": "text/event-stream"}
+    again = client.post("/api/v1/infer", json={"prompt": "x"}, headers=headers)
+    assert again.status_code == 404

@@ -326,11 +326,18 @@ def test_a_cursor_that_is_ahead_of_a_growing_log_starts_again() -> None:
     service = a_service(Hangs("a", "b"))
     request_id = submit(service)
     eventually(lambda: len(service.read(request_id, START).events) == 3)
-    points = {after: service.resume_point(request_id, after) for after in (-1, 0, 1, 2, 3, 50)}
-    assert points == {-1: -1, 0: 0, 1: 1, 2: 2, 3: START, 50: START}
+    log = service.read(request_id, START).events
+    for after in (-1, 0, 1, 2):
+        resumed, page = service.resume(request_id, after, limit=2)
+        assert (resumed, page.events, page.complete) == (after, log[after + 1 :][:2], False)
+    for after in (3, 50):
+        resumed, page = service.resume(request_id, after)
+        assert (resumed, page.events) == (START, log)
     service.cancel(request_id)
     ended(service, request_id)
-    assert service.resume_point(request_id, 50) == 50
+    for after in (3, 50):
+        resumed, page = service.resume(request_id, after)
+        assert (resumed, page.events, page.complete) == (after, [], True)
 
 
 # Cancel
