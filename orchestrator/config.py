@@ -11,7 +11,7 @@ from orchestrator import rules
 from orchestrator.errors import ConfigError
 from orchestrator.settings import Settings
 from orchestrator.urls import shown
-from orchestrator.variables import check_names, check_together
+from orchestrator.variables import FILE, IN_FILE, check_names, check_together
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -26,9 +26,11 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
     """
     environ = os.environ if environ is None else environ
     if routes is not None:
-        environ = {**environ, "ORCHESTRATOR_CONFIG": routes}
-    else:
-        check_together(environ)
+        # It takes the place of all that it says itself.
+        environ = {name: text for name, text in environ.items() if name not in IN_FILE}
+        environ[FILE] = routes
+    check_names(environ, [item.metadata["variable"] for item in fields(Settings)])
+    check_together(environ)
     values = {}
     for item in fields(Settings):
         variable, parse = item.metadata["variable"], item.metadata["parse"]
@@ -42,7 +44,6 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
             raise ConfigError(
                 f"{variable}: {value} is not {parse.__doc__}{_why(error, parse)}."
             ) from None
-    check_names(environ, [item.metadata["variable"] for item in fields(Settings)])
     if "routes" in values:
         values["routes"] = values["routes"].with_keys(environ)
     settings = Settings(**values)
@@ -65,6 +66,11 @@ def _check(settings: Settings) -> None:
             "processes share no memory. Set WEB_CONCURRENCY=1, since one process serves thousands "
             "of streams; or set REDIS_URL, which they can share."
         )
+    if settings.model and settings.backend == "echo":
+        raise ConfigError(
+            f"ORCHESTRATOR_MODEL={settings.model!r} is set, but echo answers, which is no model: "
+            "set ORCHESTRATOR_BACKEND to openai, anthropic or engine, or unset ORCHESTRATOR_MODEL."
+        )
     base_url, _ = settings.server
     if base_url and not settings.model and not settings.routes:
         raise ConfigError(
@@ -82,10 +88,6 @@ def _check(settings: Settings) -> None:
             "hf:owner/repo/file.gguf, small (which is downloaded), or demo (which needs nothing)."
         )
     _check_credentials(settings)
-    if bool(settings.tls_cert) != bool(settings.tls_key):
-        raise ConfigError(
-            "ORCHESTRATOR_TLS_CERT and ORCHESTRATOR_TLS_KEY go together: set both or neither."
-        )
 
 
 def _check_credentials(settings: Settings) -> None:
@@ -98,21 +100,10 @@ def _check_credentials(settings: Settings) -> None:
         raise ConfigError(
             "ORCHESTRATOR_API_KEYS_FILE=redis needs REDIS_URL: set it, or name a file."
         )
-    sources = {
-        "ORCHESTRATOR_JWT_SECRET": settings.jwt_secret,
-        "ORCHESTRATOR_JWT_KEY_FILE": settings.jwt_key_file,
-        "ORCHESTRATOR_JWT_JWKS_URL": settings.jwt_jwks_url,
-    }
-    named = [name for name, value in sources.items() if value]
-    if len(named) > 1:
-        raise ConfigError(f"{' and '.join(named)} are set: tokens are checked with one of them.")
-    others = ("jwt_algorithm", "jwt_issuer", "jwt_audience")
-    if not named and any(getattr(settings, name) for name in others):
-        raise ConfigError(f"Settings of tokens need one of {', '.join(sources)}, and none is set.")
     if settings.jwt_algorithm and (settings.jwt_algorithm == "HS256") != bool(settings.jwt_secret):
         raise ConfigError(
-            f"ORCHESTRATOR_JWT_ALGORITHM={settings.jwt_algorithm} and {named[0]} don't go "
-            "together: HS256 is for a secret, RS256 and ES256 are for public keys."
+            f"ORCHESTRATOR_JWT_ALGORITHM={settings.jwt_algorithm} is not for what tokens are "
+            "checked with: HS256 is for a secret, RS256 and ES256 are for public keys."
         )
 
 

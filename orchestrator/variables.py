@@ -1,46 +1,65 @@
 """What the names of the environment's variables tell: one misspelt, or two that don't go together.
 
-Nothing that somebody has set is left aside without a word.
+What can't count is never left aside without a word.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from itertools import combinations
 
 from orchestrator.errors import ConfigError
 
 PREFIX = "ORCHESTRATOR_"
+FILE = f"{PREFIX}CONFIG"
 
-_FILE, _BACKEND, _MODEL = (f"{PREFIX}{name}" for name in ("CONFIG", "BACKEND", "MODEL"))
-_KEYS = {"OPENAI_API_KEY": "openai", "OPENAI_BASE_URL": "openai", "ANTHROPIC_API_KEY": "anthropic"}
+_TOKENS = tuple(f"{PREFIX}JWT_{name}" for name in ("SECRET", "KEY_FILE", "JWKS_URL"))
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    f"{PREFIX}QUEUE_REDIS_URL": ("REDIS_URL",),
+    f"{PREFIX}TLS_CERT": (f"{PREFIX}TLS_KEY",),
+    f"{PREFIX}TLS_KEY": (f"{PREFIX}TLS_CERT",),
+    f"{PREFIX}JWT_ALGORITHM": _TOKENS,
+    f"{PREFIX}JWT_ISSUER": _TOKENS,
+    f"{PREFIX}JWT_AUDIENCE": _TOKENS,
+    f"{PREFIX}JWT_TENANT_CLAIM": _TOKENS,
+}
+"""What counts only beside one of others."""
+
+IN_FILE = tuple(
+    f"{PREFIX}{name}"
+    for name in ("BACKEND", "MODEL", "ECHO_DELAY_S", "ENGINE_SLOTS", "ENGINE_CONTEXT")
+)
+"""What a routes file says in its own words. Names that other programs share are not meant."""
+
+_ONE_OF = (*((FILE, name) for name in IN_FILE), *combinations(_TOKENS, 2))
 
 
-def check_names(environ: Mapping[str, str], known: Sequence[str]) -> None:
+def check_names(environ: Mapping[str, str], known: Collection[str]) -> None:
     """Refuse what looks like one of the ``known`` settings misspelt. Raises ConfigError.
 
     A platform may set names of its own.
     """
-    names = [variable.removeprefix(PREFIX) for variable in known]
-    for variable in environ:
-        name = variable.removeprefix(PREFIX)
-        if variable == name or name in names:
+    short = {variable.removeprefix(PREFIX): variable for variable in known}
+    for variable, value in environ.items():
+        # Docker and Kubernetes tell where a service of this name is, as in tcp://10.0.0.1:8080.
+        if not variable.startswith(PREFIX) or variable in known or value.startswith("tcp://"):
             continue
-        if near := get_close_matches(name, names, n=1, cutoff=0.8):
-            raise ConfigError(f"{variable} is no setting. Is {PREFIX}{near[0]} meant?")
+        if near := get_close_matches(variable.removeprefix(PREFIX), short, n=1, cutoff=0.8):
+            raise ConfigError(f"{variable} is no setting. Is {short[near[0]]} meant?")
 
 
 def check_together(environ: Mapping[str, str]) -> None:
-    """Refuse what would be ignored for the sake of something else. Raises ConfigError."""
+    """Refuse what would not count for the sake, or the lack, of another. Raises ConfigError."""
     has = {name for name, value in environ.items() if value.strip()}
-    for other in (_BACKEND, _MODEL):
-        if {_FILE, other} <= has:
+    for first, second in _ONE_OF:
+        if {first, second} <= has:
             raise ConfigError(
-                f"{_FILE} and {other} are both set, and the file says all about backends and "
-                "models: unset one of them."
+                f"{first} and {second} are both set, and beside the first the second does not "
+                "count: unset one of them."
             )
-    if _MODEL in has and _BACKEND not in has:
-        likely = next((kind for name, kind in _KEYS.items() if name in has), None)
-        kinds = likely or "openai, anthropic or engine"
-        raise ConfigError(
-            f"{_MODEL}={environ[_MODEL].strip()!r} is set, but {_BACKEND} is not, and without it "
-            f"echo answers, which is no model: set {_BACKEND}={kinds}, or unset {_MODEL}."
-        )
+    for variable, others in NEEDS.items():
+        if variable in has and has.isdisjoint(others):
+            raise ConfigError(
+                f"{variable} is set, and counts only with {' or '.join(others)}: set that as "
+                f"well, or unset {variable}."
+            )

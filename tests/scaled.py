@@ -81,11 +81,9 @@ def working(log_path: Path, **environ: str) -> Iterator[Worker]:
 
 def scaled(redis: RedisServer, **environ: str) -> dict[str, str]:
     """Return the settings that web processes and workers share."""
-    usual = {
-        "REDIS_URL": redis.url,
-        "ORCHESTRATOR_LEASE_S": str(LEASE_S),
-        "ORCHESTRATOR_ECHO_DELAY_S": str(DELAY_S),
-    }
+    usual = {"REDIS_URL": redis.url, "ORCHESTRATOR_LEASE_S": str(LEASE_S)}
+    if "ORCHESTRATOR_CONFIG" not in environ:
+        usual["ORCHESTRATOR_ECHO_DELAY_S"] = str(DELAY_S)
     return usual | environ
 
 

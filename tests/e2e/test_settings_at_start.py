@@ -63,7 +63,7 @@ def refused(command: list[str], **environ: str) -> str:
         ({"ORCHESTRATOR_BACKEND": "no_such_module:answer"}, "no_such_module can't be imported"),
         ({"ORCHESTRATOR_BACKEND": "json:no_such_name"}, "json has no no_such_name"),
         ({"ORCHESTRATOR_CONFIG": "nowhere.toml"}, "nowhere.toml can't be read"),
-        ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "set both or neither"),
+        ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "only with ORCHESTRATOR_TLS_KEY"),
         (
             {"ORCHESTRATOR_TLS_CERT": "/dev/null", "ORCHESTRATOR_TLS_KEY": "/dev/null"},
             "ORCHESTRATOR_TLS_CERT: /dev/null holds no certificate in PEM form.",

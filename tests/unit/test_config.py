@@ -7,6 +7,7 @@ import pytest
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 from orchestrator.settings import Settings
+from orchestrator.variables import FILE, IN_FILE, NEEDS
 
 SECRET = "sk-hush-0123456789"
 
@@ -58,9 +59,36 @@ def test_a_misspelt_variable_is_refused_with_the_one_that_is_meant() -> None:
     assert "ORCHESTRATOR_BACKEND" in refusal({"ORCHESTRATOR_BAKCEND": "openai"})
 
 
+@pytest.mark.parametrize(
+    "meant", ["REDIS_URL", "WEB_CONCURRENCY", "PORT", "OPENAI_API_KEY", "OPENAI_BASE_URL"]
+)
+def test_a_name_of_the_ecosystem_with_our_prefix_is_refused(meant: str) -> None:
+    told = refusal({f"ORCHESTRATOR_{meant}": "1"})
+    assert told == f"ORCHESTRATOR_{meant} is no setting. Is {meant} meant?"
+
+
+def test_a_refusal_never_leads_to_another_one() -> None:
+    told = refusal({"ORCHESTRATOR_REDISURL": "redis://localhost/0"})
+    assert told == "ORCHESTRATOR_REDISURL is no setting. Is REDIS_URL meant?"
+
+
 def test_what_a_platform_sets_for_a_service_of_this_name_is_ignored() -> None:
-    names = ("SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR")
-    assert load({f"ORCHESTRATOR_{name}": "tcp://10.0.0.1:8080" for name in names}) == Settings()
+    host, port, address = "10.0.0.1", "8080", "tcp://10.0.0.1:8080"
+    assert (
+        load(
+            {
+                "ORCHESTRATOR_SERVICE_HOST": host,
+                "ORCHESTRATOR_SERVICE_PORT": port,
+                "ORCHESTRATOR_SERVICE_PORT_HTTP": port,
+                "ORCHESTRATOR_PORT": address,
+                "ORCHESTRATOR_PORT_8080_TCP": address,
+                "ORCHESTRATOR_PORT_8080_TCP_ADDR": host,
+                "ORCHESTRATOR_PORT_8080_TCP_PORT": port,
+                "ORCHESTRATOR_PORT_8080_TCP_PROTO": "tcp",
+            }
+        )
+        == Settings()
+    )
 
 
 def test_a_variable_of_someone_else_is_ignored() -> None:
@@ -126,22 +154,39 @@ def test_a_wrong_value_is_refused_by_name_and_shown(variable: str, value: str) -
             "ANTHROPIC_API_KEY",
         ),
         ({"ORCHESTRATOR_BACKEND": "engine"}, "ORCHESTRATOR_MODEL is not set"),
-        ({"ORCHESTRATOR_MODEL": "m"}, "without it echo answers"),
-        ({"ORCHESTRATOR_MODEL": "m"}, "set ORCHESTRATOR_BACKEND=openai, anthropic or engine"),
+        ({"ORCHESTRATOR_MODEL": "m"}, "set ORCHESTRATOR_BACKEND to openai, anthropic or engine"),
         (
-            {"ORCHESTRATOR_MODEL": "m", "OPENAI_API_KEY": SECRET},
-            "set ORCHESTRATOR_BACKEND=openai, or",
+            {"ORCHESTRATOR_BACKEND": "echo", "ORCHESTRATOR_MODEL": "m"},
+            "echo answers, which is no model",
         ),
+        ({"ORCHESTRATOR_QUEUE_REDIS_URL": "redis://localhost/1"}, "counts only with REDIS_URL"),
         (
-            {"ORCHESTRATOR_MODEL": "m", "ANTHROPIC_API_KEY": SECRET},
-            "set ORCHESTRATOR_BACKEND=anthropic, or",
+            {
+                "ORCHESTRATOR_JWT_SECRET": SECRET * 2,
+                "ORCHESTRATOR_JWT_JWKS_URL": "https://localhost",
+            },
+            "ORCHESTRATOR_JWT_SECRET and ORCHESTRATOR_JWT_JWKS_URL are both set",
         ),
+        ({"ORCHESTRATOR_JWT_TENANT_CLAIM": "org"}, "counts only with ORCHESTRATOR_JWT_SECRET or"),
+        ({"ORCHESTRATOR_JWT_ISSUER": "me"}, "counts only with ORCHESTRATOR_JWT_SECRET or"),
         ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "ORCHESTRATOR_TLS_KEY"),
         ({"ORCHESTRATOR_TLS_KEY": "key.pem"}, "ORCHESTRATOR_TLS_CERT"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(environ: dict[str, str], named: str) -> None:
     assert named in refusal(environ)
+
+
+def test_what_is_looked_at_together_are_settings() -> None:
+    assert {*NEEDS, *(name for others in NEEDS.values() for name in others)} <= set(
+        VARIABLES.values()
+    )
+    assert {FILE, *IN_FILE} <= set(VARIABLES.values())
+
+
+def test_what_is_there_for_other_programs_is_no_reason_to_refuse() -> None:
+    settings = load({"OPENAI_API_KEY": SECRET, "OPENAI_BASE_URL": "http://localhost/v1"})
+    assert settings.backend == "echo"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +326,9 @@ def test_there_are_secrets_to_keep() -> None:
 def test_a_secret_is_read_but_never_shown(item) -> None:
     is_address = item.metadata["variable"].endswith("REDIS_URL")
     value = f"redis://:{SECRET}@localhost:6379/0" if is_address else SECRET * 4
-    settings = load({item.metadata["variable"]: value})
+    variable = item.metadata["variable"]
+    beside = dict.fromkeys(NEEDS.get(variable, ()), "redis://localhost")
+    settings = load({variable: value, **beside})
     assert getattr(settings, item.name) == value
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)

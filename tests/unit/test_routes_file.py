@@ -7,6 +7,7 @@ import pytest
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 from orchestrator.routes_file import RoutesFile, TargetName, read
+from orchestrator.variables import IN_FILE
 
 BACKENDS = """
 [backends.primary]
@@ -229,12 +230,13 @@ def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:
         load({"ORCHESTRATOR_CONFIG": str(tmp_path / "nowhere.toml")})
 
 
-@pytest.mark.parametrize("other", ["ORCHESTRATOR_BACKEND", "ORCHESTRATOR_MODEL"])
+@pytest.mark.parametrize("other", IN_FILE)
 def test_a_file_and_a_backend_of_the_environment_exclude_each_other(
     tmp_path: Path, other: str
 ) -> None:
     path = written(tmp_path, WHOLE)
-    environ = {"PRIMARY_KEY": "k", other: "openai"}
+    shared = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://localhost/v1"}
+    environ = {"PRIMARY_KEY": "k", other: "openai", **shared}
     with pytest.raises(ConfigError, match=f"ORCHESTRATOR_CONFIG and {other} are both set"):
         load({"ORCHESTRATOR_CONFIG": path, **environ})
     assert load(environ, routes=path).routes, "one that is asked for is what counts"
