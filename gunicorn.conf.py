@@ -1,11 +1,12 @@
 """How gunicorn serves this: settings only, each with its reason."""
 
+import contextlib
 import sys
 
 from gunicorn import systemd
 
-from orchestrator import listening, logs, tls
-from orchestrator.config import load
+from orchestrator import greeting, listening, logs, tls
+from orchestrator.config import environment, load
 from orchestrator.errors import ConfigError
 from orchestrator.server import raise_file_limit
 
@@ -80,6 +81,13 @@ def on_starting(server):  # type: ignore[no-untyped-def]
         sys.exit(f"orchestrator: {reason}")
     if warning := raise_file_limit(server.cfg.worker_connections + files):
         server.log.warning("%s", warning)
+
+
+def post_worker_init(worker):  # type: ignore[no-untyped-def]
+    """Greet where that is asked for, once: when the first worker has loaded the app."""
+    if worker.age == 1 and greeting.is_asked(environment()):
+        with contextlib.suppress(OSError):
+            print(greeting.text(settings), end="", flush=True)
 
 
 def pre_request(worker, req):  # type: ignore[no-untyped-def]

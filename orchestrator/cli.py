@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from orchestrator import __version__, config, keys_command, listening, scaled
+from orchestrator import __version__, config, greeting, keys_command, listening, scaled
 from orchestrator.bootstrap import check_worker
 from orchestrator.check import Check, check_redis
 from orchestrator.errors import ConfigError
@@ -98,10 +98,8 @@ def _check_config(settings: Settings) -> int:
 
 def _serve(settings: Settings) -> NoReturn:
     _check_address(settings)
-    sys.stdout.write(greeting(settings))
-    sys.stdout.flush()
     # As a program of its own: what this one has imported, gevent could no longer patch.
-    os.execv(sys.executable, _server())
+    os.execve(sys.executable, _server(), greeting.asked(config.environment()))
 
 
 def _server() -> list[str]:
@@ -141,7 +139,7 @@ def _run_scaled() -> int:
             check_redis(settings)
         _check_address(settings)
         worker = [sys.executable, "-m", "orchestrator", "worker"]
-        return scaled.Scaled(settings, environ).run(_server(), worker, greeting(settings))
+        return scaled.Scaled(settings, environ).run(_server(), worker, greeting.text(settings))
 
 
 def _configuration_file() -> Path:
@@ -153,46 +151,3 @@ def _configuration_file() -> Path:
 def _check_address(settings: Settings) -> None:
     if reason := listening.fault(settings.host, settings.port):
         raise ConfigError(reason)
-
-
-def greeting(settings: Settings) -> str:
-    """Return what the start prints: where, which model, a first request, how to attach a model."""
-    is_echo = settings.backend == "echo" and not settings.routes
-    key = "-H 'X-API-Key: ...' " if settings.asks_for_credentials else ""
-    lines = [
-        f"Orchestrator {__version__} at {settings.address}",
-        f"Model: {settings.model_name}{_note(settings)}",
-        "Callers: who has a key or a token (docs/authentication.md)"
-        if settings.asks_for_credentials
-        else "Callers: anyone who reaches this port; ORCHESTRATOR_API_KEYS_FILE asks for keys",
-        "",
-        "Try:",
-        f"  curl -N {settings.address}/api/v1/infer {key}-H 'Content-Type: application/json' "
-        "-H 'Accept: text/event-stream' -d '{\"prompt\": \"Hello\"}'",
-    ]
-    if is_echo:
-        lines += [
-            "",
-            "Attach a model:",
-            "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=gpt-4o-mini OPENAI_API_KEY=... "
-            "make run",
-            "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=llama3.2 "
-            "OPENAI_BASE_URL=http://127.0.0.1:11434/v1 make run",
-            "  ORCHESTRATOR_BACKEND=anthropic ORCHESTRATOR_MODEL=claude-haiku-4-5 "
-            "ANTHROPIC_API_KEY=... make run",
-            "  ORCHESTRATOR_BACKEND=engine ORCHESTRATOR_MODEL=model.gguf make run",
-            "  ORCHESTRATOR_BACKEND=package.module:callable make run",
-        ]
-    return "\n".join(lines) + "\n\n"
-
-
-def _note(settings: Settings) -> str:
-    """Return what must be known of a model that is none."""
-    if settings.routes:
-        return ""
-    match settings.backend, settings.model:
-        case "echo", _:
-            return " (it repeats your prompt; it is no language model)"
-        case "engine", "demo":
-            return " (it says the same to every prompt; it only shows that the engine runs)"
-    return ""

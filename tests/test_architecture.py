@@ -24,7 +24,7 @@ FLOORS: dict[str, list[str]] = {
         "job routes_file stop variables",
         "rules session",
         "settings",
-        "config",
+        "config greeting",
     ],
     "words": ["answers strict_json wire", "schemas views", "frames"],
     "calls to addresses of others": ["net net.addresses", "net.fetch"],

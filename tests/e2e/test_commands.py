@@ -48,6 +48,8 @@ def test_every_way_to_start_serves_on_the_port_asked_for(
     with serving(command, ROOT, port, environment(PORT=str(port)), tmp_path / "log") as served:
         assert get(port, "/api/v1/models")[0] == 200
         assert "Traceback" not in served.output
+        # Once, and by the command that is for people.
+        assert served.output.count("Try:") == (command[1:] == ["serve"])
 
 
 def test_the_procfile_listens_for_a_platform_and_keeps_to_one_process() -> None:

@@ -40,6 +40,7 @@ def refused(command: list[str], **environ: str) -> str:
     )
     assert done.returncode not in (0, None)
     assert "Traceback" not in done.stdout
+    assert "Try:" not in done.stdout, "it greets, and doesn't serve"
     # gunicorn's master never starts a second worker.
     assert done.stdout.count("Booting worker") <= 1
     sentences = [line for line in done.stdout.splitlines() if "orchestrator: " in line]
