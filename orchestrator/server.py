@@ -284,9 +284,11 @@ class Worker(GeventWorker):
             self._leaving.set()
 
     def _end_requests(self, doors: Any) -> None:
-        had_some = doors.service.drain(self.cfg.graceful_timeout - DRAIN_RESERVE_S)
-        ended_at = time.monotonic()
-        doors.connections.finish(TELL_S)
+        try:
+            had_some = doors.service.drain(self.cfg.graceful_timeout - DRAIN_RESERVE_S)
+        finally:
+            ended_at = time.monotonic()
+            doors.connections.finish(TELL_S)
         if had_some:
             until = min(ended_at + POLL_S, self._leaves_at or ended_at)
             gevent.sleep(max(0.0, until - time.monotonic()))

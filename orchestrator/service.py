@@ -253,20 +253,29 @@ class Service:
         Returns whether there were any.
         """
         self._draining.set()
-        had_some = bool(self._store.live())
-        deadline = time.monotonic() + timeout
-        while self._store.live() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self._dispatcher.stop_all()
-        reason = ShuttingDown("The server is restarting. Submit the prompt again.")
-        while left := self._store.live():
-            for job in left:
-                # One that ended by itself may be gone by now.
-                with contextlib.suppress(NotFound, ResultExpired):
-                    self._store.finish(job.id, Failed(reason.code, reason.message), job.run)
-            logger.warning("%d requests ended by the restart", len(left))
-        self._close()
+        try:
+            had_some = bool(self._store.live())
+            deadline = time.monotonic() + timeout
+            while self._store.live() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            self._dispatcher.stop_all()
+            self._end_the_rest()
+        finally:
+            self._close()
         return had_some
+
+    def _end_the_rest(self) -> None:
+        """End what is live, also what was just being accepted; each is tried once."""
+        reason = ShuttingDown("The server is restarting. Submit the prompt again.")
+        end = Failed(reason.code, reason.message)
+        tried: set[str] = set()
+        while left := [job for job in self._store.live() if job.id not in tried]:
+            for job in left:
+                tried.add(job.id)
+                # One that ended by itself may be gone by now, and so may the store.
+                with contextlib.suppress(NotFound, ResultExpired, PipelineUnavailable):
+                    self._store.finish(job.id, end, job.run)
+            logger.warning("%d requests ended by the restart", len(left))
 
     def _own(self, job: Job, tenant: str) -> Job:
         """Return a tenant's request; another's is as absent as one that never was."""

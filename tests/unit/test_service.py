@@ -551,6 +551,29 @@ def test_a_drain_is_not_stopped_by_a_request_that_is_deleted_meanwhile() -> None
     assert service.get(left).error_code == "SHUTDOWN"
 
 
+class LeavingStore(MemoryStore):
+    """Goes out of reach as soon as it is asked to end a request."""
+
+    asked = 0
+
+    def finish(self, job_id: str, event: Any, run: int = 1) -> Any:
+        self.asked += 1
+        raise PipelineUnavailable("The store can't be reached.")
+
+
+def test_a_drain_comes_to_its_end_though_the_store_is_out_of_reach() -> None:
+    store, backend = LeavingStore(queue_limit=10, retention_s=60, memory_limit=10**6), Hangs()
+    pool = Pool(Runner(store, lambda _: backend), 1)
+    closed: list[bool] = []
+    service = Nobodys(
+        Service(store, pool, [Model("default", "hangs")], close=lambda: closed.append(True))
+    )
+    waiting = [submit(service) for _ in range(3)]
+    assert service.drain(timeout=0)
+    assert store.asked >= len(waiting)
+    assert closed == [True]
+
+
 def test_a_drain_under_load_leaves_no_accepted_request_without_an_end() -> None:
     service = a_service(Says(*["word "] * 20), concurrency=8)
     accepted: list[str] = []
