@@ -146,7 +146,7 @@ class Settings:
     queue_limit: int = setting(
         "ORCHESTRATOR_QUEUE_LIMIT",
         10_000,
-        rules.integer(1, 10_000_000),
+        rules.integer(1, 1_000_000),
         "Requests waiting at once; past it a submit is answered with 503.",
     )
     connect_timeout_s: float = setting(

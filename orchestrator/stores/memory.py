@@ -11,7 +11,7 @@ from itertools import islice
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Cancelled, Completed, Event, Started, Terminal
 from orchestrator.ids import created_at
-from orchestrator.job import GenerateRequest, Job, OnBusy, Status
+from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import History, Session
 from orchestrator.stores import refusals
 from orchestrator.stores.allowances import Allowances
@@ -24,13 +24,13 @@ from orchestrator.stores.base import (
     LogPage,
     Submission,
 )
+from orchestrator.stores.deadlines import Deadlines
 from orchestrator.stores.keys import Keys, key_bytes
 from orchestrator.stores.log import EventLog
 from orchestrator.stores.order import OrderedIds
 from orchestrator.stores.sessions import SESSION_BYTES, TENANT_BYTES, Sessions
+from orchestrator.stores.sizes import request_bytes
 
-JOB_BYTES = 1_000
-"""What a request costs here beside its texts, in bytes: measured (benchmarks/memory.py)."""
 SESSIONS_SHARE = 0.5
 KEYS_SHARE = 0.25
 """What of the memory idle sessions, and keys, may fill up before results have to go for them."""
@@ -50,7 +50,8 @@ class _Entry:
 
 
 class MemoryStore:
-    """See stores.base.Store. Every transition is O(1) in the number of requests held.
+    """See stores.base.Store. No transition takes longer the more requests are held, but where it
+    ends many: an interrupt those that wait in its session, a sweep those that waited too long.
 
     ``queue_limit`` counts pending requests; ``retention_s`` runs from a request's end and from
     a session's last use; past ``memory_limit`` bytes ended requests are forgotten first, then
@@ -74,6 +75,7 @@ class MemoryStore:
         self._entries: dict[str, _Entry] = {}
         self._orders: dict[str, OrderedIds[str]] = {}
         self._pending: dict[str, _Entry] = {}
+        self._deadlines = Deadlines(self._pending)
         self._running: dict[str, _Entry] = {}
         self._ended: deque[str] = deque()
         self._evicted_until = 0.0
@@ -164,11 +166,7 @@ class MemoryStore:
         now = self._clock()
         with self._lock:
             self._forget_expired()
-            late = [
-                entry
-                for entry in self._pending.values()
-                if entry.job.created_at + entry.job.request.queue_timeout_s <= now
-            ]
+            late = [self._pending[job_id] for job_id in self._deadlines.due(now)]
             return [
                 self._finish(entry, refusals.waited_too_long(entry.job.request)) for entry in late
             ]
@@ -292,16 +290,18 @@ class MemoryStore:
             raise refusals.full(self._queue_limit)
 
     def _admit(self, job: Job, idempotency: Idempotency | None) -> None:
-        size = JOB_BYTES + _request_bytes(job.request)
+        size = request_bytes(job.request)
         key_size = key_bytes(idempotency.key) if idempotency else 0
         self._make_room(size + key_size + SESSION_BYTES + TENANT_BYTES)
         self._entries[job.id] = self._pending[job.id] = _Entry(job, size)
         self._size += size
+        self._deadlines.add(job.created_at + job.request.queue_timeout_s, job.id)
         self._orders.setdefault(job.request.tenant, OrderedIds()).add(job.id)
 
     def _interrupt(self, session: str) -> tuple[str, ...]:
         interrupted = self._sessions.active(session)
-        for job_id in interrupted:
+        # From behind, so that none is given the turn of one before it, only to be ended too.
+        for job_id in reversed(interrupted):
             self._cancel(self._entries[job_id])
         return interrupted
 
@@ -389,12 +389,3 @@ class MemoryStore:
             self._size -= entry.size
         if len(self._ended) > 2 * len(self._entries) + 1000:
             self._ended = deque(kept for kept in self._ended if kept in self._entries)
-
-
-def _request_bytes(request: GenerateRequest) -> int:
-    size = sum(map(sys.getsizeof, (request.prompt, request.system, *request.stop)))
-    if request.tenant:
-        size += 2 * sys.getsizeof(request.session)
-    for name, value in request.metadata.items():
-        size += sys.getsizeof(name) + sys.getsizeof(value) + 50
-    return size

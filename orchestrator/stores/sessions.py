@@ -42,8 +42,8 @@ class _Busy:
 
     session: _Session
     current: str | None = None
-    line: list[str] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)
+    line: dict[str, None] = field(default_factory=dict)
+    beside: dict[str, None] = field(default_factory=dict)
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -79,9 +79,9 @@ class Sessions:
             busy.current = job.id
             return True
         if job.request.on_busy is OnBusy.PARALLEL:
-            busy.beside.append(job.id)
+            busy.beside[job.id] = None
             return True
-        busy.line.append(job.id)
+        busy.line[job.id] = None
         return False
 
     def leave(self, job: Job) -> str | None:
@@ -92,10 +92,11 @@ class Sessions:
         if job.status is Status.COMPLETED:
             self._remember(busy.session, job)
         if busy.current != job.id:
-            (busy.beside if job.id in busy.beside else busy.line).remove(job.id)
+            del (busy.beside if job.id in busy.beside else busy.line)[job.id]
             following = None
         else:
-            following = busy.current = busy.line.pop(0) if busy.line else None
+            following = busy.current = next(iter(busy.line), None)
+            busy.line.pop(following or "", None)
         if not busy.current and not busy.beside:
             del self._busy[session_name]
             self._idle[session_name] = busy.session
@@ -109,7 +110,7 @@ class Sessions:
     def ahead(self, job: Job) -> int:
         """Return how many requests a job waits for in its session."""
         busy = self._busy.get(job.request.session)
-        return busy.line.index(job.id) + 1 if busy and job.id in busy.line else 0
+        return [*busy.line].index(job.id) + 1 if busy and job.id in busy.line else 0
 
     def history(self, session_name: str) -> History:
         """Return what a session remembers."""

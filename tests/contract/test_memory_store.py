@@ -14,8 +14,9 @@ from orchestrator.events import Completed, Failed, FinishReason, Token
 from orchestrator.ids import new_id
 from orchestrator.job import Job, OnBusy, Status, session_of
 from orchestrator.stores.base import IDEMPOTENCY_S, SCAN_LIMIT, Idempotency
-from orchestrator.stores.memory import JOB_BYTES, MemoryStore
+from orchestrator.stores.memory import MemoryStore
 from orchestrator.stores.sessions import SESSION_BYTES
+from orchestrator.stores.sizes import JOB_BYTES
 from tests.fakes.asking import WAIT_S
 from tests.fakes.clock import Clock
 from tests.fakes.jobs import a_job
@@ -479,6 +480,25 @@ def test_a_submit_costs_the_same_whatever_is_stored() -> None:
     finally:
         gc.enable()
     assert many < 5 * few
+
+
+def test_a_sweep_costs_the_same_however_many_wait() -> None:
+    store = a_store()
+
+    def cost() -> float:
+        """Return the seconds of the quickest of ten sweeps."""
+        sweeps = []
+        for _ in range(10):
+            began = time.perf_counter()
+            store.sweep()
+            sweeps.append(time.perf_counter() - began)
+        return min(sweeps)
+
+    submitted(store)
+    few = cost()
+    for _ in range(50_000):
+        submitted(store)
+    assert cost() < 50 * few
 
 
 # What ends with the process
