@@ -1,7 +1,7 @@
 """What callers have of what they may have: requests at once, and tokens a day, in memory."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from orchestrator.errors import DeadlineExceeded
@@ -36,15 +36,26 @@ class Allowances:
         self._spent: OrderedDict[tuple[int, str], int] = OrderedDict()
         self._taken: dict[str, _Taken] = {}
 
-    def check(self, allowance: Allowance, history_bytes: int) -> None:
-        """Raise RateLimited where an account may not have one more request."""
-        if allowance.live and self._live[allowance.account] >= allowance.live:
+    def check(self, allowance: Allowance, history_bytes: int, freed: Iterable[str] = ()) -> None:
+        """Raise RateLimited where an account may not have one more request.
+
+        What those ``freed`` hold, which this one ends before they began, counts as given back.
+        """
+        given_back = [self._taken[job_id] for job_id in freed if job_id in self._taken]
+        live = self._live[allowance.account]
+        live -= sum(taken.account == allowance.account for taken in given_back)
+        if allowance.live and live >= allowance.live:
             raise refusals.crowded(allowance.live)
         now = self._clock()
         day = int(now // DAY_S)
         needed = allowance.reserve(history_bytes)
         for budget in allowance.budgets:
             spent = self._spent.get((day, budget.name), 0)
+            spent -= sum(
+                taken.reserved
+                for taken in given_back
+                if taken.day == day and budget.name in taken.names
+            )
             if spent + needed > budget.limit:
                 raise refusals.spent(budget, spent, needed, (day + 1) * DAY_S - now)
 

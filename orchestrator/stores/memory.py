@@ -103,11 +103,12 @@ class MemoryStore:
                 return replayed
             if request.on_busy is OnBusy.REJECT:
                 self._check_idle(request.session)
-            self._check_queue()
+            freed = self._waiting(request.session) if request.on_busy is OnBusy.INTERRUPT else ()
+            self._check_queue(len(freed))
             history_bytes = 0
             if allowance:
                 history_bytes = self._sessions.history(request.session).size
-                self._allowances.check(allowance, history_bytes)
+                self._allowances.check(allowance, history_bytes, freed)
             self._sessions.touch(request.session)
             self._admit(job, idempotency)
             if allowance:
@@ -285,8 +286,12 @@ class MemoryStore:
         if active:
             raise refusals.busy(session, active[0])
 
-    def _check_queue(self) -> None:
-        if len(self._pending) >= self._queue_limit:
+    def _waiting(self, session: str) -> Sequence[str]:
+        """Return those of a session that an interrupt ends at once: their places are free."""
+        return [job_id for job_id in self._sessions.active(session) if job_id in self._pending]
+
+    def _check_queue(self, freed: int) -> None:
+        if len(self._pending) - freed >= self._queue_limit:
             raise refusals.full(self._queue_limit)
 
     def _admit(self, job: Job, idempotency: Idempotency | None) -> None:

@@ -123,6 +123,27 @@ def test_any_end_of_a_request_makes_room(store: Store, end: Terminal) -> None:
     refused(store, crowd(1))
 
 
+def test_an_interrupt_may_have_what_it_gives_back(store: Store) -> None:
+    one = Allowance("key:a", 2, (Budget("key:a", 20),), 0, 10)
+    running(store, one, session_id="a")
+    waiting = submitted(store, one, session_id="b")
+    refused(store, one, session_id="a", on_busy=OnBusy.INTERRUPT)
+    refused(store, one, session_id="b", on_busy=OnBusy.ENQUEUE)
+    last = submitted(store, one, session_id="b", on_busy=OnBusy.INTERRUPT)
+    assert store.get(waiting.id).status is Status.CANCELLED
+    assert store.get(last.id).status is Status.PENDING
+    refused(store, one)
+
+
+def test_an_interrupt_gives_back_nothing_of_another_account(store: Store) -> None:
+    submitted(store, crowd(1, "key:b"), session_id="chat")
+    submitted(store, crowd(1))
+    refused(store, crowd(1), session_id="chat", on_busy=OnBusy.INTERRUPT)
+    submitted(store, tokens(10, account="key:d"), session_id="talk")
+    submitted(store, tokens(10, account="key:c"))
+    refused(store, tokens(10, account="key:c"), session_id="talk", on_busy=OnBusy.INTERRUPT)
+
+
 def test_a_cancel_in_the_queue_makes_room(store: Store) -> None:
     job = submitted(store, crowd(1))
     store.cancel(job.id)

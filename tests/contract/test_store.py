@@ -801,6 +801,21 @@ def test_an_interrupt_of_an_interrupt_waits_for_the_first_to_stop(store: Store) 
     assert ids(store.finish(running.id, Cancelled()).ready) == [third.id]
 
 
+def test_an_interrupt_needs_no_more_room_than_it_makes(make_store: MakeStore) -> None:
+    store = make_store(queue_limit=2)
+    claimed(store, session_id="chat")
+    waiting = [submitted(store, session_id="chat") for _ in range(2)]
+    with pytest.raises(PipelineUnavailable):
+        store.submit(a_job(session_id="other", on_busy=OnBusy.INTERRUPT))
+    assert {store.get(job.id).status for job in waiting} == {Status.PENDING}
+    last = submitted(store, session_id="chat", on_busy=OnBusy.INTERRUPT)
+    assert {store.get(job.id).status for job in waiting} == {Status.CANCELLED}
+    submitted(store, session_id="other")
+    with pytest.raises(PipelineUnavailable):
+        submitted(store)
+    assert store.get(last.id).status is Status.PENDING
+
+
 def test_an_interrupt_in_an_idle_session_is_a_request_like_any_other(store: Store) -> None:
     ended(store, "1", session_id="chat", prompt="one")
     job = a_job(session_id="chat", on_busy=OnBusy.INTERRUPT)

@@ -165,7 +165,11 @@ class Model:
         talk = self.talks.get(session_id)
         if talk and talk.active and asked.on_busy is OnBusy.REJECT:
             raise SessionBusy("")
-        if len(self.waiting()) >= self.queue_limit:
+        waiting = self.waiting()
+        if asked.on_busy is OnBusy.INTERRUPT:
+            # Those of its session end in the same step.
+            waiting = [one for one in waiting if one.asked.session_id != session_id]
+        if len(waiting) >= self.queue_limit:
             raise PipelineUnavailable("")
         interrupted: tuple[str, ...] = ()
         if talk and asked.on_busy is OnBusy.INTERRUPT:

@@ -88,6 +88,17 @@ local function active(session)
   return ids
 end
 
+-- Those of a session that an interrupt ends at once: their places are free.
+local function waiting(session)
+  local ids = {}
+  for _, other in ipairs(active(session)) do
+    if redis.call('HGET', JOB .. other, 'status') == 'pending' then
+      ids[#ids + 1] = other
+    end
+  end
+  return ids
+end
+
 local function use(session)
   local list = list_of(SESSIONS, tenant_of(session))
   redis.call('ZADD', list, redis.call('INCR', COUNT), session)
@@ -169,9 +180,13 @@ local function spent_key(name, day)
   return SPENT .. day .. ':' .. name
 end
 
-local function is_crowded(allowance)
+local function is_crowded(allowance, freed)
   local key = LIVE .. allowance.account
-  if allowance.live == 0 or redis.call('SCARD', key) < allowance.live then
+  local most = allowance.live
+  for _, other in ipairs(freed) do
+    most = most + redis.call('SISMEMBER', key, other)
+  end
+  if allowance.live == 0 or redis.call('SCARD', key) < most then
     return false
   end
   for _, other in ipairs(redis.call('SRANDMEMBER', key, LOOK_AT)) do
@@ -179,12 +194,28 @@ local function is_crowded(allowance)
       redis.call('SREM', key, other)
     end
   end
-  return redis.call('SCARD', key) >= allowance.live
+  return redis.call('SCARD', key) >= most
+end
+
+-- How many tokens of a day requests have reserved that never began, by the name of the budget.
+local function reserved_by(freed, day)
+  local tokens = {}
+  for _, other in ipairs(freed) do
+    local job = redis.call('HMGET', JOB .. other, 'allowance', 'attempts')
+    local taken = job[1] and tonumber(job[2]) == 0 and cjson.decode(job[1])
+    if taken and taken.day == day then
+      for _, name in ipairs(taken.names) do
+        tokens[name] = (tokens[name] or 0) + taken.reserved
+      end
+    end
+  end
+  return tokens
 end
 
 -- Return why an account may not have one more request, or nothing; note what it would reserve.
-local function check(allowance, session)
-  if is_crowded(allowance) then
+-- What those freed hold, which this one ends at once, counts as given back.
+local function check(allowance, session, freed)
+  if is_crowded(allowance, freed) then
     return {'crowded'}
   end
   if #allowance.names == 0 then
@@ -194,8 +225,10 @@ local function check(allowance, session)
   allowance.input = allowance.input
     + tokens_of(tonumber(redis.call('HGET', SESSION .. session, 'bytes') or 0))
   allowance.reserved = allowance.input + allowance.answer
+  local given_back = reserved_by(freed, allowance.day)
   for place, name in ipairs(allowance.names) do
     local spent = tonumber(redis.call('GET', spent_key(name, allowance.day)) or 0)
+    spent = spent - (given_back[name] or 0)
     if spent + allowance.reserved > allowance.limits[place] then
       local left = exact((allowance.day + 1) * DAY_S - now)
       return {'spent', place, spent, allowance.reserved, left}

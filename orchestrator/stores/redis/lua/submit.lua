@@ -24,11 +24,12 @@ if on_busy == 'reject' then
     return {'busy', busy[1]}
   end
 end
-if redis.call('ZCARD', QUEUED) >= queue_limit then
+local freed = on_busy == 'interrupt' and waiting(session) or {}
+if redis.call('ZCARD', QUEUED) - #freed >= queue_limit then
   return {'full'}
 end
 if allowance then
-  local refusal = check(allowance, session)
+  local refusal = check(allowance, session, freed)
   if refusal then
     return refusal
   end
