@@ -10,9 +10,11 @@ class OrchestratorError(Exception):
     """Root of the tree.
 
     ``message`` is one sentence for the client that says what to do; ``details`` is JSON-ready.
+    ``retry_after`` says in how many seconds to ask again, where that helps and is known.
     """
 
     code = "INTERNAL"
+    retry_after: int | None = None
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -84,14 +86,19 @@ class SessionBusy(OrchestratorError):
     code = "SESSION_BUSY"
 
 
-class RateLimited(OrchestratorError):
-    """The caller has used up what it may have; ``retry_after`` is in seconds, where it is known."""
-
-    code = "RATE_LIMITED"
+class NotNow(OrchestratorError):
+    """What is asked for is refused now, and may be granted later."""
 
     def __init__(self, message: str, retry_after: int | None = None, **details: Any) -> None:
         super().__init__(message, **details)
-        self.retry_after = retry_after
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+
+class RateLimited(NotNow):
+    """The caller has used up what it may have."""
+
+    code = "RATE_LIMITED"
 
 
 class IdempotencyKeyReused(OrchestratorError):
@@ -100,14 +107,11 @@ class IdempotencyKeyReused(OrchestratorError):
     code = "IDEMPOTENCY_KEY_REUSED"
 
 
-class PipelineUnavailable(OrchestratorError):
-    """No capacity now; ``retry_after`` is in seconds."""
+class PipelineUnavailable(NotNow):
+    """No capacity now."""
 
     code = "PIPELINE_UNAVAILABLE"
-
-    def __init__(self, message: str, retry_after: int = 5, **details: Any) -> None:
-        super().__init__(message, **details)
-        self.retry_after = retry_after
+    retry_after = 5
 
 
 class RunError(OrchestratorError):

@@ -219,7 +219,10 @@ class ErrorFrameSchema(AnswerSchema):
     ref = _ref("Yours, where the frame had one.")
     retry_after = fields.Integer(
         validate=validate.Range(1),
-        metadata={"description": "With `RATE_LIMITED`: in how many seconds to ask again."},
+        metadata={
+            "description": "With `RATE_LIMITED` and `PIPELINE_UNAVAILABLE`: in how many seconds to "
+            "ask again, where that is known."
+        },
     )
     fields_ = fields.Dict(
         data_key="fields",

@@ -8,7 +8,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 from werkzeug.routing import WebsocketMismatch
 
-from orchestrator.errors import OrchestratorError, PipelineUnavailable, RateLimited
+from orchestrator.errors import OrchestratorError
 from orchestrator.web.json_io import json_response
 
 logger = logging.getLogger("orchestrator")
@@ -52,7 +52,7 @@ def envelope(
 def of_error(error: OrchestratorError) -> Response:
     """Return the envelope of an error of ours."""
     response = envelope(error.code, error.message, details=error.details)
-    if isinstance(error, PipelineUnavailable | RateLimited) and error.retry_after is not None:
+    if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
 

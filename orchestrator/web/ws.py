@@ -346,7 +346,7 @@ class _Conversation:
 
     def _send_error(self, error: OrchestratorError, about: Json) -> None:
         frame: dict[str, Any] = {"type": "error", "code": error.code, "message": error.message}
-        if isinstance(error, RateLimited) and error.retry_after is not None:
+        if error.retry_after is not None:
             frame["retry_after"] = error.retry_after
         if error.details.get("fields"):
             frame["fields"] = error.details["fields"]

@@ -312,6 +312,7 @@ def test_a_full_queue_is_an_error_and_the_socket_lives_on() -> None:
         socket.send({"prompt": "three", "ref": "full"})
         error = socket.receive()
         assert (error["code"], error["ref"]) == ("PIPELINE_UNAVAILABLE", "full")
+        assert error["retry_after"] >= 1
         assert socket.lives()
 
 
