@@ -35,4 +35,6 @@ class Caller(NamedTuple):
 
 
 ANYONE = Caller(tenant="", name="")
-"""Who asks where no credentials are asked for."""
+"""Who asks where no credentials are asked for: it may do all."""
+STRANGER = Caller(tenant="", name="", scopes=frozenset())
+"""Who asks where credentials are asked for, and has not shown any yet: it may do nothing."""

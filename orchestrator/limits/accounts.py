@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
-from orchestrator.caller import ANYONE, Caller
+from orchestrator.caller import ANYONE, STRANGER, Caller
 from orchestrator.job import quoted
 from orchestrator.rate import Rate, parse
 
@@ -30,7 +30,7 @@ def account_of(caller: Caller, address: str) -> Account:
     Keys and the subjects of tokens never share an account, whatever they are called, nor do
     subjects of two tenants.
     """
-    if caller is ANYONE:
+    if caller in (ANYONE, STRANGER):
         return Account(f"address:{block(address)}")
     whose = f"subject:{quoted(caller.tenant)}/{caller.name}"
     name = f"key:{caller.key_id}" if caller.key_id else whose

@@ -6,7 +6,7 @@ from orchestrator.auth import tickets
 from orchestrator.auth.entrance import Entrance
 from orchestrator.auth.guard import require
 from orchestrator.auth.tickets import TTL_S
-from orchestrator.caller import ANYONE, Caller, Scope
+from orchestrator.caller import STRANGER, Caller, Scope
 from orchestrator.web.context import caller, context, tenant
 from orchestrator.web.json_io import json_response
 from orchestrator.web.params import asked
@@ -27,11 +27,12 @@ def register(app: Flask, entrance: Entrance) -> None:
     @app.before_request
     def _admit() -> None:
         request = asked()
+        g.caller = STRANGER
         if request.method == "OPTIONS" or request.blueprint in OPEN:
             return
-        g.caller = who = _caller(request, entrance)
-        if who is not ANYONE:
-            require(who, _scope(request))
+        g.caller = _caller(request, entrance)
+        if g.caller is not STRANGER:
+            require(g.caller, _scope(request))
 
     @app.after_request
     def _say_how(response: Response) -> Response:
@@ -51,7 +52,7 @@ def _caller(request: Request, entrance: Entrance) -> Caller:
             entrance.guard.check(redeemed)
             return redeemed
         if request.endpoint == SOCKET and "Origin" in request.headers:
-            return ANYONE
+            return STRANGER
     return entrance.guard.admit(authorization, api_key)
 
 

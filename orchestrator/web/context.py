@@ -57,4 +57,4 @@ def may_stay() -> Callable[[], bool]:
 
 def tenant() -> str:
     """Return whose requests and sessions the request that is answered now may see."""
-    return caller().tenant if context().entrance else ""
+    return caller().tenant

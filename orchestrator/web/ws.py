@@ -14,7 +14,7 @@ from simple_websocket import ConnectionClosed, Server
 
 from orchestrator import wire
 from orchestrator.auth.guard import require
-from orchestrator.caller import ANYONE, Caller, Scope
+from orchestrator.caller import STRANGER, Caller, Scope
 from orchestrator.errors import InvalidRequest, OrchestratorError, RateLimited, Unauthorized
 from orchestrator.frames import CLIENT_TYPES, is_ref, read_command, take_ref
 from orchestrator.job import Status
@@ -180,7 +180,7 @@ class _Conversation:
         """Answer frame after frame. Raises one of OVER at the end."""
         entrance = self._doors.entrance
         try:
-            if entrance and self._caller is ANYONE:
+            if self._caller is STRANGER:
                 self._await_credentials()
             may_stay = entrance.lasting(self._caller) if entrance else None
             while True:
@@ -197,7 +197,7 @@ class _Conversation:
         data = self._ws.receive(AUTH_S)
         if data is not None:
             self._answer(data)
-        if self._caller is ANYONE:
+        if self._caller is STRANGER:
             self._refuse(Unauthorized("The first message must be an auth, with good credentials."))
 
     def _refuse(self, error: OrchestratorError, about: Json | None = None) -> NoReturn:
@@ -221,7 +221,7 @@ class _Conversation:
             frame = self._read(data)
             about = _named(frame)
             kind = frame.get("type", "submit")
-            if kind != "auth" and self._doors.entrance and self._caller is ANYONE:
+            if kind != "auth" and self._caller is STRANGER:
                 return
             if kind not in FREE:
                 self._limits.call()
@@ -282,9 +282,9 @@ class _Conversation:
 
     def _auth(self, frame: Json) -> None:
         entrance = self._doors.entrance
-        if entrance and self._caller is not ANYONE:
-            raise InvalidRequest("This socket has said who it is. Open another one for others.")
         if entrance:
+            if self._caller is not STRANGER:
+                raise InvalidRequest("This socket has said who it is. Open another for others.")
             who = entrance.guard.identify(frame["token"])
             require(who, Scope.READ)
             try:

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from orchestrator.caller import ANYONE, Caller
+from orchestrator.caller import ANYONE, STRANGER, Caller
 from orchestrator.limits.accounts import HOPS_MOST, account_of, block, client_address
 from orchestrator.rate import Rate
 
@@ -21,6 +21,10 @@ def test_who_has_none_is_counted_by_its_address() -> None:
     here, there = account_of(ANYONE, "192.0.2.1"), account_of(ANYONE, "192.0.2.2")
     assert here != there
     assert here.rates is None
+
+
+def test_who_has_not_said_who_it_is_is_counted_as_who_never_will() -> None:
+    assert account_of(STRANGER, "192.0.2.1") == account_of(ANYONE, "192.0.2.1")
 
 
 def test_keys_subjects_and_addresses_share_no_account_whatever_they_are_called() -> None:

@@ -11,7 +11,7 @@ from orchestrator.auth import keys
 from orchestrator.auth.guard import Guard, require
 from orchestrator.auth.key_file import LOOK_EVERY_S, NOTE_EVERY_S, KeyFile
 from orchestrator.auth.keys import Key
-from orchestrator.caller import Caller, Scope
+from orchestrator.caller import ANYONE, STRANGER, Caller, Scope
 from orchestrator.errors import ConfigError, Forbidden, Unauthorized
 from tests.fakes.clock import Clock
 
@@ -232,3 +232,8 @@ def test_scopes(scopes: set[Scope], may: set[Scope]) -> None:
     for scope in set(Scope) - may:
         with pytest.raises(Forbidden, match=scope):
             require(caller, scope)
+
+
+def test_who_has_not_said_who_it_is_may_do_nothing() -> None:
+    assert not any(STRANGER.may(scope) for scope in Scope)
+    assert all(ANYONE.may(scope) for scope in Scope)
