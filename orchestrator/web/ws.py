@@ -42,6 +42,7 @@ FREE = ("auth", "ping", "unsubscribe")
 """The messages that don't count as calls: they ask nothing of the store."""
 AUTH_S = 5.0
 """How long a page has to say who it is."""
+AUTH_FIRST = "The first message must be an auth, with good credentials."
 LOOK_AGAIN_S = 10.0
 """How often a silent socket is asked whether its caller may still be here."""
 
@@ -195,14 +196,18 @@ class _Conversation:
     def _await_credentials(self) -> None:
         """Let a page say who it is: the first frame has to."""
         data = self._ws.receive(AUTH_S)
-        if data is not None:
-            self._answer(data)
+        if data is None:
+            self._refuse(Unauthorized(AUTH_FIRST))
+        self._answer(data)
         if self._caller is STRANGER:
-            self._refuse(Unauthorized("The first message must be an auth, with good credentials."))
+            self._send_away(AUTH_FIRST)
 
     def _refuse(self, error: OrchestratorError, about: Json | None = None) -> NoReturn:
         self._send_error(error, about or {})
-        self._ws.close(CLOSE_POLICY, error.message)
+        self._send_away(error.message)
+
+    def _send_away(self, reason: str) -> NoReturn:
+        self._ws.close(CLOSE_POLICY, reason)
         raise ConnectionClosed(CLOSE_POLICY)
 
     def is_busy(self) -> bool:
@@ -222,7 +227,7 @@ class _Conversation:
             about = _named(frame)
             kind = frame.get("type", "submit")
             if kind != "auth" and self._caller is STRANGER:
-                return
+                raise Unauthorized(AUTH_FIRST)
             if kind not in FREE:
                 self._limits.call()
             if kind not in CLIENT_TYPES:

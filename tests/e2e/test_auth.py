@@ -14,6 +14,7 @@ from typing import Any
 import jwt
 import pytest
 import requests
+import websocket
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -347,7 +348,9 @@ def test_a_page_that_does_not_say_so_is_sent_away(
     with connected(server, origin=server.url) as socket:
         socket.send(first)
         socket.send({"prompt": "let me in"})
-        assert socket.close_code() == 1008
+        assert socket.receive()["type"] == "error"
+        opcode, data = socket.inner.recv_data()
+        assert (opcode, int.from_bytes(data[:2])) == (websocket.ABNF.OPCODE_CLOSE, 1008)
     assert upstream.seen("let me in")["calls"] == 0
 
 
