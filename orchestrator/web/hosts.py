@@ -6,8 +6,8 @@ from flask import Flask, request
 
 from orchestrator.errors import InvalidRequest
 
-OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/api/v1/health"})
-"""Probes and load balancers ask these by address. They say the same to everyone."""
+PROBED = "health"
+"""The blueprint that probes and load balancers ask by address. It says the same to everyone."""
 
 
 def is_trusted(host: str, trusted: Collection[str]) -> bool:
@@ -46,10 +46,9 @@ def register(app: Flask, trusted: Sequence[str]) -> None:
 
     @app.before_request
     def _check() -> None:
-        environ = request.environ
-        if environ.get("PATH_INFO") in OPEN_PATHS:
+        if request.blueprint == PROBED:
             return
-        if not is_trusted(environ.get("HTTP_HOST", ""), names):
+        if not is_trusted(request.environ.get("HTTP_HOST", ""), names):
             raise InvalidRequest(
                 "This server does not go by that name. Call it by one that "
                 "ORCHESTRATOR_TRUSTED_HOSTS has."

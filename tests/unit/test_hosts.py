@@ -3,6 +3,8 @@
 import pytest
 
 from orchestrator import rules
+from orchestrator.config import load
+from orchestrator.web import create_app
 from orchestrator.web.hosts import is_trusted
 
 TRUSTED = rules.hosts("api.example.com, .inner.example, localhost:8080, [::1], 192.0.2.1")
@@ -68,3 +70,15 @@ def test_no_other_name_is(host: str) -> None:
 def test_what_is_no_name_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         rules.hosts(text)
+
+
+def test_health_is_told_under_any_name_and_nothing_else_is() -> None:
+    client = create_app(load({"ORCHESTRATOR_TRUSTED_HOSTS": "api.example.com"})).test_client()
+
+    def status(path: str) -> int:
+        return client.get(path, headers={"Host": "10.0.0.7:8080"}).status_code
+
+    for path in ("/health", "/health/live", "/health/ready", "/api/v1/health"):
+        assert (status(path), status(f"{path}/")) == (200, 200), path
+    for path in ("/", "/docs", "/api/v1/models", "/health/other", "/healthy", "/api/v1/health/x"):
+        assert status(path) == 400, path
