@@ -64,6 +64,13 @@ def json_response(value: object, status: int = 200) -> ApiResponse:
     return ApiResponse(pieces, status, content_type=JSON, direct_passthrough=True)
 
 
+def no_content() -> ApiResponse:
+    """Return an answer that has no body."""
+    response = ApiResponse(status=204)
+    del response.headers["Content-Type"]
+    return response
+
+
 def json_body(request: Request) -> Json:
     """Return a request's body, a JSON object.
 

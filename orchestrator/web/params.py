@@ -16,6 +16,7 @@ from orchestrator.job import Reuse
 from orchestrator.schemas import MAX_WAIT_S, invalid
 
 SSE = "text/event-stream"
+RESPOND_ASYNC = "respond-async"
 
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,20})?([eE][+-]?\d{1,3})?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -40,11 +41,11 @@ def asked() -> Request:
     return cast("LocalProxy[RequestContext]", request_ctx)._get_current_object().request
 
 
-def wait(request: Request) -> Wait:
+def wait(request: Request, *others: str) -> Wait:
     """Return what ``Prefer`` (RFC 7240) and ``?wait=`` ask for; the header wins.
 
-    Of a preference that comes twice the first counts, and unknown ones are ignored, as the RFC
-    wants. Raises InvalidRequest.
+    ``others`` are preferences that mean something at this address too. Of one that comes twice the
+    first counts, and unknown ones are ignored, as the RFC wants. Raises InvalidRequest.
     """
     if "HTTP_PREFER" not in request.environ and not request.query_string:
         return NO_WAIT
@@ -58,7 +59,7 @@ def wait(request: Request) -> Wait:
             raise invalid({"Prefer": ["wait must be whole seconds, as in: wait=30"]})
         seconds = min(float(preferred["wait"]), MAX_WAIT_S)
         return Wait(seconds, f"wait={seconds:g}")
-    return Wait(seconds, "respond-async" if "respond-async" in preferred else None)
+    return Wait(seconds, next((name for name in others if name in preferred), None))
 
 
 def number(request: Request, name: str, low: float, high: float, default: float) -> float:

@@ -25,7 +25,7 @@ from orchestrator.views import (
 from orchestrator.web import limits, params, sse
 from orchestrator.web.context import context, may_stay, tenant
 from orchestrator.web.errors import envelope
-from orchestrator.web.json_io import JSON, ApiResponse, json_body, json_response
+from orchestrator.web.json_io import JSON, json_body, json_response, no_content
 
 bp = Blueprint("rest", __name__)
 
@@ -37,7 +37,7 @@ def infer() -> Response:
     """Accept a prompt; answer at once, after a wait, or with the stream itself."""
     request = params.asked()
     form = params.accepted(request, JSON, params.SSE)
-    wait = params.wait(request)
+    wait = params.wait(request, params.RESPOND_ASYNC)
     key = params.idempotency_key(request)
     doors = context()
     body = json_body(request)
@@ -95,7 +95,7 @@ def stream(request_id: str) -> Response:
             request_id, wire.cursor(after), limit=1, tenant=tenant()
         )
         if page.complete and not page.events:
-            return ApiResponse(status=204)
+            return no_content()
         return _stream(request_id, start, place)
 
 
@@ -149,7 +149,7 @@ def requests() -> Response:
 def delete(request_id: str) -> Response:
     """Forget an ended request."""
     context().service.delete(request_id, tenant())
-    return ApiResponse(status=204)
+    return no_content()
 
 
 @bp.get("/models")
@@ -179,7 +179,7 @@ def session(session_id: str) -> Response:
 def delete_session(session_id: str) -> Response:
     """Forget a session's conversation."""
     context().service.delete_session(session_id, tenant())
-    return ApiResponse(status=204)
+    return no_content()
 
 
 def _idempotency(key: str, body: Json) -> Idempotency:

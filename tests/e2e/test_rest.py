@@ -381,6 +381,18 @@ def test_prefer_respond_async_is_202_at_once(server: Served) -> None:
     assert answer.json()["status"] == "processing"
 
 
+def test_a_preference_that_changes_nothing_is_not_said_to_be_applied(server: Served) -> None:
+    request_id = submit(server)
+    for method, path in (
+        ("GET", f"/status/{request_id}"),
+        ("GET", f"/result/{request_id}"),
+        ("GET", f"/events/{request_id}"),
+        ("POST", f"/cancel/{request_id}"),
+    ):
+        answer = call(server, method, path, headers={"Prefer": "respond-async"})
+        assert "Preference-Applied" not in answer.headers, path
+
+
 def test_of_a_preference_that_comes_twice_the_first_counts(server: Served) -> None:
     request_id = submit(server)
     for preferred in (
@@ -717,6 +729,7 @@ def test_a_deleted_request_is_gone(server: Served) -> None:
     with requests.Session() as session:
         answer = session.delete(f"{server.api}/requests/{request_id}", timeout=10)
         assert (answer.status_code, answer.content) == (204, b"")
+        assert "Content-Type" not in answer.headers
         again = session.delete(f"{server.api}/requests/{request_id}", timeout=10)
         refused(again, 404, "NOT_FOUND")
     for path in (f"/status/{request_id}", f"/result/{request_id}", f"/stream/{request_id}"):

@@ -200,6 +200,7 @@ def test_past_the_end_there_is_no_content(server: Served, beyond: int) -> None:
     last = stream(server, f"/stream/{request_id}")[-1].id
     answer = get(server, f"/stream/{request_id}", headers={"Last-Event-ID": str(last + beyond)})
     assert (answer.status_code, answer.content) == (204, b"")
+    assert "Content-Type" not in answer.headers
 
 
 def test_a_cursor_ahead_of_a_live_stream_means_from_the_start(slow: Served) -> None:
