@@ -87,7 +87,7 @@ class Runner:
             end = self._generate(job, history, route, run)
             if lost := [usage for usage in run.spent if usage]:
                 end = replace(end, failed_usage=reduce(add, lost))
-            return self._store.finish(job_id, end, job.run).ready
+            return self._end(job, end)
         except (NotFound, ResultExpired):
             return ()
         finally:
@@ -155,7 +155,17 @@ class Runner:
                 logger.warning("request %s failed: %s %s", job.id, error.code, error.details)
                 return _failed(error)
             logger.exception("request %s: the backend %s is faulty", job.id, route.name)
-            return _failed(OrchestratorError("The server has a fault; its log says more."))
+            return _failed(_fault())
+
+    def _end(self, job: Job, end: Terminal) -> Sequence[Job]:
+        """End a request; where its answer can't be kept, as failed: its session must go on."""
+        try:
+            return self._store.finish(job.id, end, job.run).ready
+        except OrchestratorError:
+            raise
+        except Exception:
+            logger.exception("request %s: its end could not be kept", job.id)
+            return self._store.finish(job.id, _failed(_fault()), job.run).ready
 
     def _relay(self, job: Job, stream: Stream, run: _Run) -> Terminal:
         chunk = 0
@@ -195,6 +205,10 @@ class Runner:
             goes_on = self._store.attempt(job.id, number, attempt.backend, job.run)
         if not goes_on:
             raise Stopped
+
+
+def _fault() -> OrchestratorError:
+    return OrchestratorError("The server has a fault; its log says more.")
 
 
 def _failed(error: OrchestratorError) -> Failed:

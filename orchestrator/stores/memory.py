@@ -327,6 +327,7 @@ class MemoryStore:
             event = Cancelled(event.failed_usage)
         text = entry.log.text()
         job = entry.job.end(event, text, self._clock(), self._retention_s)
+        following = self._sessions.leave(job)
         entry.job = job
         self._allowances.settle(job, text, usage)
         self._pending.pop(job_id, None)
@@ -337,7 +338,6 @@ class MemoryStore:
         if entry.ended:
             entry.ended.notify_all()
         entry.grown = entry.ended = None
-        following = self._sessions.leave(job)
         return Change(job, True, (self._entries[following].job,) if following else ())
 
     def _log(self, entry: _Entry, event: Event) -> None:

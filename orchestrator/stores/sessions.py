@@ -88,9 +88,10 @@ class Sessions:
         """Note the end of a request. Returns the one whose turn it is now, where that changed."""
         session_name = job.request.session
         busy = self._busy[session_name]
-        self._use(busy.session)
         if job.status is Status.COMPLETED:
+            # First, for this alone may fail: then nothing has changed.
             self._remember(busy.session, job)
+        self._use(busy.session)
         if busy.current != job.id:
             del (busy.beside if job.id in busy.beside else busy.line)[job.id]
             following = None

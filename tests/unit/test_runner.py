@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 import pytest
@@ -23,6 +23,7 @@ from orchestrator.events import (
 from orchestrator.job import Job, Status
 from orchestrator.routing.base import Attempt, Route
 from orchestrator.runner import Runner
+from orchestrator.session import History
 from orchestrator.stores.memory import MemoryStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.backends import (
@@ -419,3 +420,21 @@ def test_fifty_racing_stops_end_a_run_once(store: MemoryStore) -> None:
         thread.join(WAIT_S)
     assert run.ended().status is Status.CANCELLED
     assert log(store, run.job) == [Started("steps"), Cancelled()]
+
+
+def test_an_answer_that_can_not_be_kept_fails_and_its_session_goes_on(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise MemoryError
+
+    job, following = (submitted(store, session_id="chat") for _ in range(2))
+    runner = Runner(store, lambda _: Says("Hello"))
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "with_turn", broken)
+        ready = runner.run(job.id)
+    assert (store.get(job.id).status, store.get(job.id).error_code) == (Status.FAILED, "INTERNAL")
+    assert [other.id for other in ready] == [following.id]
+    runner.run(following.id)
+    assert store.get(following.id).status is Status.COMPLETED
+    assert store.session("chat").active == ()
