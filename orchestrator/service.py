@@ -226,7 +226,7 @@ class Service:
     ) -> Listing[Job]:
         """List a tenant's requests, newest first."""
         session = session_of(tenant, session_id) if session_id else None
-        return self._store.jobs(status, session, limit, cursor, tenant)
+        return self._store.jobs(status, session, limit, cursor, tenant=tenant)
 
     def delete(self, job_id: str, tenant: str) -> None:
         """Forget an ended request. Raises InProgress for a live one."""
@@ -241,7 +241,7 @@ class Service:
         self, limit: int = 50, cursor: str | None = None, *, tenant: str
     ) -> Listing[Session]:
         """List a tenant's sessions, last used first."""
-        return self._store.sessions(limit, cursor, tenant)
+        return self._store.sessions(limit, cursor, tenant=tenant)
 
     def delete_session(self, session_id: str, tenant: str) -> None:
         """Forget a session's conversation. Raises NotFound, InProgress."""

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.service import Service
+from orchestrator.stores.base import Store
+from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.redis.store import RedisStore
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "orchestrator"
@@ -364,11 +367,14 @@ def silent_methods(module: str, port: ast.ClassDef) -> Iterator[str]:
             yield f"{module}:{method.lineno} {port.name}.{method.name} has no docstring."
 
 
-def test_nobody_asks_the_service_without_saying_whose_requests_it_asks_for() -> None:
+@pytest.mark.parametrize("asked", [Service, Store, MemoryStore, RedisStore])
+def test_nobody_asks_without_saying_whose_requests_it_asks_for(asked: type) -> None:
     whose = {
         name: inspect.signature(method).parameters["tenant"].default
-        for name, method in inspect.getmembers(Service, inspect.isfunction)
+        for name, method in inspect.getmembers(asked, inspect.isfunction)
         if "tenant" in inspect.signature(method).parameters
     }
-    assert {"submit", "get", "wait", "cancel", "read", "follow", "jobs", "delete"} <= set(whose)
+    assert {"jobs", "sessions"} <= set(whose)
+    if asked is Service:
+        assert {"submit", "get", "wait", "cancel", "read", "follow", "delete"} <= set(whose)
     assert set(whose.values()) == {inspect.Parameter.empty}

@@ -205,7 +205,8 @@ class Store(Protocol):
         session: str | None,
         limit: int,
         cursor: str | None,
-        tenant: str = "",
+        *,
+        tenant: str,
     ) -> Listing[Job]:
         """List a tenant's jobs, newest first.
 
@@ -221,7 +222,7 @@ class Store(Protocol):
         """Return a session by its name."""
         ...
 
-    def sessions(self, limit: int, cursor: str | None, tenant: str = "") -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[Session]:
         """List a tenant's sessions, last used first."""
         ...
 

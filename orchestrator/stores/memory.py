@@ -226,7 +226,8 @@ class MemoryStore:
         session: str | None,
         limit: int,
         cursor: str | None,
-        tenant: str = "",
+        *,
+        tenant: str,
     ) -> Listing[Job]:
         found: list[Job] = []
         with self._lock:
@@ -250,7 +251,7 @@ class MemoryStore:
         with self._lock:
             return self._sessions.view(session)
 
-    def sessions(self, limit: int, cursor: str | None, tenant: str = "") -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[Session]:
         with self._lock:
             return self._sessions.page(limit, cursor, tenant)
 

@@ -74,7 +74,7 @@ def has(store: MemoryStore, job: Job) -> bool:
 
 
 def has_session(store: MemoryStore, session_id: str) -> bool:
-    return session_id in [session.name for session in store.sessions(1_000, None).items]
+    return session_id in [session.name for session in store.sessions(1_000, None, tenant="").items]
 
 
 # What goes first
@@ -148,8 +148,8 @@ def test_results_are_not_crowded_out_by_the_sessions_and_keys_of_earlier_ones(
         store.claim(job.id, "echo")
         store.append(job.id, Token(0, "answer"))
         store.finish(job.id, DONE)
-    results = len(store.jobs(None, None, 4_000, None).items)
-    sessions = len(store.sessions(4_000, None).items)
+    results = len(store.jobs(None, None, 4_000, None, tenant="").items)
+    sessions = len(store.sessions(4_000, None, tenant="").items)
     assert results * JOB_BYTES > MIB / 8
     assert sessions * SESSION_BYTES > MIB / 8
 
@@ -172,7 +172,7 @@ def test_a_tenant_s_sessions_are_listed_by_their_use_whatever_others_do() -> Non
     for tenant, names in used.items():
         listed, cursor = [], None
         while not listed or cursor:
-            page = store.sessions(100, cursor, tenant)
+            page = store.sessions(100, cursor, tenant=tenant)
             listed += [session.name for session in page.items]
             cursor = page.next_cursor
         assert len(names) > 1_000
@@ -367,7 +367,7 @@ def test_when_all_is_forgotten_nothing_is_counted() -> None:
     clock.advance(IDEMPOTENCY_S + RETENTION_S)
     store.sweep()
     assert store.size == 0
-    assert store.sessions(10, None).items == []
+    assert store.sessions(10, None, tenant="").items == []
 
 
 def has_status(store: MemoryStore, job: Job, *statuses: Status) -> bool:
@@ -446,10 +446,10 @@ def test_a_page_looks_at_a_bounded_number_of_requests() -> None:
     time.sleep(0.002)
     for _ in range(SCAN_LIMIT + 10):
         submitted(store, session_id="other", on_busy=OnBusy.PARALLEL)
-    listing = store.jobs(None, "wanted", 5, None)
+    listing = store.jobs(None, "wanted", 5, None, tenant="")
     assert listing.items == []
     assert listing.next_cursor is not None
-    listing = store.jobs(None, "wanted", 5, listing.next_cursor)
+    listing = store.jobs(None, "wanted", 5, listing.next_cursor, tenant="")
     assert [job.id for job in listing.items] == [first.id]
     assert listing.next_cursor is None
 

@@ -129,7 +129,9 @@ def told(store: Store, session_id: str) -> list[tuple[str, str]]:
 def alive(store: Store) -> list[Job]:
     """Return the requests that have not ended."""
     statuses = (Status.PENDING, Status.PROCESSING)
-    return [job for status in statuses for job in store.jobs(status, None, 1_000, None).items]
+    return [
+        job for status in statuses for job in store.jobs(status, None, 1_000, None, tenant="").items
+    ]
 
 
 def ids(jobs: Sequence[Job]) -> list[str]:
@@ -151,13 +153,13 @@ def pages(list_page: Callable[[str | None], Listing[T]]) -> Iterator[Sequence[T]
 def listed(store: Store, limit: int = 3, **filters: Any) -> list[str]:
     """Return the ids that a list gives, page after page."""
     wanted = {"status": None, "session": None} | filters
-    found = pages(lambda cursor: store.jobs(**wanted, limit=limit, cursor=cursor))
+    found = pages(lambda cursor: store.jobs(**wanted, limit=limit, cursor=cursor, tenant=""))
     return [job.id for page in found for job in page]
 
 
 def sessions_listed(store: Store, limit: int = 3) -> list[str]:
     """Return the session ids that a list gives, page after page."""
-    found = pages(lambda cursor: store.sessions(limit=limit, cursor=cursor))
+    found = pages(lambda cursor: store.sessions(limit=limit, cursor=cursor, tenant=""))
     return [session.name for page in found for session in page]
 
 
@@ -992,8 +994,10 @@ def test_sessions_are_listed_last_used_first(store: Store, clock: Clock) -> None
         clock.advance(1)
     submitted(store, session_id="c")
     assert sessions_listed(store) == list("cgfedba")
-    assert [item.name for item in store.sessions(limit=7, cursor=None).items] == list("cgfedba")
-    assert store.sessions(limit=7, cursor=None).next_cursor is None
+    assert [item.name for item in store.sessions(limit=7, cursor=None, tenant="").items] == list(
+        "cgfedba"
+    )
+    assert store.sessions(limit=7, cursor=None, tenant="").next_cursor is None
 
 
 def test_a_list_of_sessions_goes_on_while_they_are_used_and_deleted(
@@ -1005,7 +1009,7 @@ def test_a_list_of_sessions_goes_on_while_they_are_used_and_deleted(
         clock.advance(1)
     seen: list[str] = []
     chance = random.Random(3)
-    for page in pages(lambda cursor: store.sessions(limit=4, cursor=cursor)):
+    for page in pages(lambda cursor: store.sessions(limit=4, cursor=cursor, tenant="")):
         seen += [session.name for session in page]
         # The last one seen is what a cursor may stand on.
         store.delete_session(seen[-1])
@@ -1027,7 +1031,7 @@ def test_sessions_that_share_a_moment_are_all_listed(store: Store) -> None:
 def test_a_listed_session_is_the_session(store: Store) -> None:
     ended(store, "1", session_id="chat", prompt="one")
     submitted(store, session_id="chat")
-    listing: Listing[Session] = store.sessions(limit=5, cursor=None)
+    listing: Listing[Session] = store.sessions(limit=5, cursor=None, tenant="")
     assert list(listing.items) == [store.session("chat")]
 
 
@@ -1375,21 +1379,21 @@ def test_requests_are_listed_newest_first(store: Store) -> None:
 
 
 def test_an_empty_store_lists_nothing(store: Store) -> None:
-    assert store.jobs(None, None, 10, None) == Listing([], None)
-    assert store.sessions(10, None) == Listing([], None)
+    assert store.jobs(None, None, 10, None, tenant="") == Listing([], None)
+    assert store.sessions(10, None, tenant="") == Listing([], None)
 
 
 def test_a_page_is_never_longer_than_asked_for(store: Store) -> None:
     for _ in range(5):
         submitted(store)
-    listing = store.jobs(None, None, 2, None)
+    listing = store.jobs(None, None, 2, None, tenant="")
     assert len(listing.items) == 2
     assert listing.next_cursor is not None
 
 
 def test_a_list_shows_requests_as_they_are(store: Store) -> None:
     job = ended(store, "a")
-    assert list(store.jobs(None, None, 5, None).items) == [store.get(job.id)]
+    assert list(store.jobs(None, None, 5, None, tenant="").items) == [store.get(job.id)]
 
 
 def test_a_list_is_filtered_by_status_and_session(store: Store) -> None:
@@ -1416,7 +1420,7 @@ def test_a_list_goes_on_while_requests_come_and_go(store: Store) -> None:
     left = sorted(ids([ended(store) for _ in range(30)]), reverse=True)
     known = set(left)
     seen: list[str] = []
-    for page in pages(lambda cursor: store.jobs(None, None, 4, cursor)):
+    for page in pages(lambda cursor: store.jobs(None, None, 4, cursor, tenant="")):
         # One made in the same millisecond as those may come among them or not.
         old = [job.id for job in page if job.id in known]
         ended(store)
@@ -1433,14 +1437,14 @@ def test_a_list_goes_on_while_requests_come_and_go(store: Store) -> None:
 
 def test_a_cursor_outlives_the_request_it_stands_on(store: Store) -> None:
     jobs = sorted(ids([ended(store) for _ in range(6)]), reverse=True)
-    listing = store.jobs(None, None, 3, None)
+    listing = store.jobs(None, None, 3, None, tenant="")
     for job_id in jobs[:4]:
         store.delete(job_id)
-    assert ids(store.jobs(None, None, 3, listing.next_cursor).items) == jobs[4:]
+    assert ids(store.jobs(None, None, 3, listing.next_cursor, tenant="").items) == jobs[4:]
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "-1", "\x00", "é", "9" * 500])
 def test_a_cursor_that_is_nonsense_breaks_nothing(store: Store, cursor: str) -> None:
     job = ended(store, session_id="chat")
-    assert set(ids(store.jobs(None, None, 5, cursor).items)) <= {job.id}
-    assert {session.name for session in store.sessions(5, cursor).items} <= {"chat"}
+    assert set(ids(store.jobs(None, None, 5, cursor, tenant="").items)) <= {job.id}
+    assert {session.name for session in store.sessions(5, cursor, tenant="").items} <= {"chat"}

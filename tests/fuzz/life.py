@@ -350,7 +350,7 @@ class Life(RuleBasedStateMachine):
         found: list[Job] = []
         cursor: str | None = None
         for _ in range(len(self.made) + 1):
-            page = self.store(number).jobs(status, session_id, limit, cursor)
+            page = self.store(number).jobs(status, session_id, limit, cursor, tenant="")
             assert len(page.items) <= limit
             found += page.items
             cursor = page.next_cursor
@@ -368,7 +368,7 @@ class Life(RuleBasedStateMachine):
         found: list[Session] = []
         cursor: str | None = None
         for _ in range(len(self.model.talks) + 1):
-            page = self.store(number).sessions(limit, cursor)
+            page = self.store(number).sessions(limit, cursor, tenant="")
             assert len(page.items) <= limit
             found += page.items
             cursor = page.next_cursor
@@ -381,13 +381,13 @@ class Life(RuleBasedStateMachine):
     def all_is_as_told(self) -> None:
         type(self).steps += 1
         store = self.store(self.steps)
-        found = store.jobs(None, None, 1_000, None).items
+        found = store.jobs(None, None, 1_000, None, tenant="").items
         told = self.model.kept()
         assert ids(found) == [one.id for one in told]
         for job, request in zip(found, told, strict=True):
             self.same(job, request)
             assert store.line_position(job.id) == self.model.line_position(job.id)
-        self.same_sessions(store.sessions(1_000, None).items)
+        self.same_sessions(store.sessions(1_000, None, tenant="").items)
 
     def teardown(self) -> None:
         """End all that lives, and see that nothing is left once all is forgotten."""

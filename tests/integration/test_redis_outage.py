@@ -89,10 +89,10 @@ def asks(store: RedisStore, job_id: str) -> list[Callable[[], object]]:
         lambda: store.wait(job_id, WAIT_S),
         lambda: store.cancel(job_id),
         lambda: store.line_position(job_id),
-        lambda: store.jobs(None, None, 10, None),
+        lambda: store.jobs(None, None, 10, None, tenant=""),
         lambda: store.delete(job_id),
         lambda: store.session("chat"),
-        lambda: store.sessions(10, None),
+        lambda: store.sessions(10, None, tenant=""),
         lambda: store.delete_session("chat"),
         lambda: store.sweep(),
     ]

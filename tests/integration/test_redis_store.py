@@ -461,7 +461,7 @@ def test_a_sweep_takes_on_more_than_fits_in_one_step(web: RedisStore, clock: Clo
     assert sorted(change.job.id for change in changes) == sorted(ids(jobs))
     clock.advance(3601)
     web.sweep()
-    assert web.jobs(None, None, 10, None).items == []
+    assert web.jobs(None, None, 10, None, tenant="").items == []
 
 
 # Across processes

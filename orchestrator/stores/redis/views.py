@@ -105,7 +105,8 @@ class Views:
         session: str | None,
         limit: int,
         cursor: str | None,
-        tenant: str = "",
+        *,
+        tenant: str,
     ) -> Listing[Job]:
         found: list[Job] = []
         seen: str | bytes = cursor or ""
@@ -127,7 +128,7 @@ class Views:
             raise refusals.unknown_session(session, self._retention_s)
         return found
 
-    def sessions(self, limit: int, cursor: str | None, tenant: str = "") -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[Session]:
         is_number = cursor is not None and cursor.isdecimal() and len(cursor) < 20
         before: float = int(cursor or 0) if is_number else math.inf
         flat = self._call(scripts.SESSIONS, "", before, limit + 1, quoted(tenant))
