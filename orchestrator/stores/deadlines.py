@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 
-SPARE = 1_000
+SPARE = 100
 """How many may be listed, beside twice those that wait, that wait no more."""
 
 
