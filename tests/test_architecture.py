@@ -44,7 +44,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.engine.child backends.engine.gguf backends.engine.progress "
         "backends.engine.stillness",
         "backends.engine.environment backends.engine.spawn backends.engine.watch",
-        "backends.reasons backends.sse_reader backends.text",
+        "backends.final backends.reasons backends.retry_after backends.sse_reader backends.text",
         "stores.refusals",
         "stores.allowances",
         "backends.engine.download backends.engine.tiny_llama",

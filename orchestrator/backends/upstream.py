@@ -8,10 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException
-from math import isfinite
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
@@ -19,9 +17,11 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
+from orchestrator.backends.final import FinalResponse
 from orchestrator.backends.kept import Connection, KeptConnections
 from orchestrator.backends.native import NativeSocket, new_lock
 from orchestrator.backends.paced import Clock, PacedSocket
+from orchestrator.backends.retry_after import retry_after
 from orchestrator.errors import RunError, UpstreamError, UpstreamTimeout, UpstreamTruncated
 from orchestrator.stop import StopSignal
 
@@ -111,13 +111,7 @@ class Call:
     @property
     def retry_after(self) -> float | None:
         """The seconds after which the provider wants to be asked again, where it says so."""
-        headers = self._answer.headers
-        milliseconds = _number(headers.get("Retry-After-Ms", ""))
-        if milliseconds is not None:
-            return milliseconds / 1000
-        text = headers.get("Retry-After", "")
-        seconds = _number(text)
-        return _seconds_until(text) if seconds is None else seconds
+        return retry_after(self._answer.headers)
 
     def begin(self, target: str, headers: Mapping[str, str], body: bytes) -> None:
         """Connect, send the request and read the head of the answer."""
@@ -243,6 +237,7 @@ class Call:
         paced = PacedSocket(sock, self._clock)
         connection = HTTPConnection(self._upstream.host, self._upstream.port)
         connection.auto_open = 0
+        connection.response_class = FinalResponse
         connection.sock = paced
         return Connection(connection, paced, handle)
 
@@ -342,18 +337,3 @@ def _reason(error: Exception) -> str:
         case OSError(errno=int(number)):
             return os.strerror(number).lower()
     return "the connection broke"
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if isfinite(value) and value >= 0 else None
-
-
-def _seconds_until(date: str) -> float | None:
-    try:
-        return max(0.0, round(parsedate_to_datetime(date).timestamp() - time.time(), 3))
-    except (ValueError, OverflowError):
-        return None

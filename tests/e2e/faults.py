@@ -96,6 +96,7 @@ FAULTS = (
     Fault("bad_json/3", ERROR, (3, 2), RESTARTS, holds=True),
     Fault("error/3/500", ERROR, (3, 2), RESTARTS, holds=True),
     Fault("no_done", None, (1, 1), NOTHING),
+    Fault("hints/3/103", None, (1, 1), NOTHING),
     # What the provider means
     Fault("context", REJECTED, (1, 1), ANSWERS),
     Fault("policy", REJECTED, (1, 1), NOTHING),

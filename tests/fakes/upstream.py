@@ -30,6 +30,7 @@ Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all b
   closing n=5             a whole answer, after which the server closes the kept connection
   late delay=1 n=5        the first token after ``delay`` seconds
   trickle n=5 delay=0.001 one byte after the other
+  hints count=1 code=103 n=5   so many interim answers before the final one
   flap period=0.4 last=8  as long as the server is up (see below)
 
 No answer:
@@ -587,6 +588,15 @@ def trickle(reply: Reply, n: float = 5, delay: float = 0.001) -> None:
     reply.tokens(0, n)
     reply.finish(n)
     reply.pace = 0.0
+
+
+@fault
+def hints(reply: Reply, count: float = 1, code: float = 103, n: float = 5) -> None:
+    for _ in range(int(count)):
+        # Each in a segment of its own, as from a server that still works on the answer.
+        reply.send(f"HTTP/1.1 {code:.0f} Whatever\r\nLink: </style.css>\r\n\r\n".encode())
+        reply.wait(0.01)
+    ok(reply, n)
 
 
 FLAPPING: dict[str, float] = {}

@@ -95,6 +95,14 @@ class TestWholeAnswers:
         assert said.pieces == TOKENS
         assert said.finish == Finish(FinishReason.STOP, Usage(7, 5))
 
+    @pytest.mark.parametrize("hints", ["1 100", "1 102", "1 103", "3 103", "30 199"])
+    def test_what_comes_before_the_answer_itself_is_read_past(
+        self, backend: OpenAIBackend, hints: str
+    ) -> None:
+        for number in range(3):
+            said = ask(backend, f"fault:hints {hints} {number + 4}")
+            assert said.text == "".join(f"w{word} " for word in range(number + 4))
+
     @pytest.mark.parametrize("prompt", ["fault:json", "fault:gzip"])
     def test_an_answer_that_is_no_stream_is_read_too(
         self, backend: OpenAIBackend, prompt: str
@@ -220,6 +228,18 @@ class TestConnections:
         else:
             backend = backend_for(upstream.url, first_token=0.3)
             failure(backend, prompt)
+        eventually(lambda: upstream.seen(prompt)["open"] == 0, AT_ONCE_S)
+
+        after = f"fault:ok after {prompt}"
+        assert ask(backend, after).pieces == TOKENS
+        assert upstream.seen(after)["connections"] != upstream.seen(prompt)["connections"]
+
+    @pytest.mark.parametrize("hints", ["1 101", "1000 103", "1000 100"])
+    def test_a_connection_that_leads_to_no_answer_is_given_up(
+        self, backend: OpenAIBackend, upstream: Upstream, hints: str
+    ) -> None:
+        prompt = f"fault:hints {hints}"
+        assert "no HTTP answer" in failure(backend, prompt).message
         eventually(lambda: upstream.seen(prompt)["open"] == 0, AT_ONCE_S)
 
         after = f"fault:ok after {prompt}"
