@@ -75,6 +75,12 @@ class KeptConnections:
         for old in stale:
             old.close()
 
+    def drop(self) -> None:
+        """Close all that are idle: the server has closed one, and so most likely the others."""
+        with self._lock:
+            idle, self._idle[:] = self._idle[:], []
+        _close_all(idle)
+
 
 def _close_all(connections: list[Connection]) -> None:
     while connections:

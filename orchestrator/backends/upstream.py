@@ -202,6 +202,7 @@ class Call:
                 raise
             self._let_go(kept)
             self._line = None
+            self._upstream.kept.drop()
             self._clock.start("connect", self._upstream.limits["connect_timeout_s"])
             return False
         return True

@@ -33,15 +33,17 @@ class Fault:
 
     ``code`` is the client's error where there is no other target; None where an answer comes all
     the same. ``calls`` is how often the first target is asked, alone and before another one.
-    ``holds`` says that it would not end by itself, so that it must see us leave. ``waits_s`` is
-    the least time between two calls. ``patient`` gives it timeouts that don't run out here, and
-    ``timeout_s`` is the request's own deadline where that is the point.
+    ``mute`` says that the connection, which is a kept one at first, ends without a word, so that
+    one more call comes unasked. ``holds`` says that it would not end by itself, so that it must see
+    us leave. ``waits_s`` is the least time between two calls. ``patient`` gives it timeouts that
+    don't run out here, and ``timeout_s`` is the request's own deadline where that is the point.
     """
 
     name: str
     code: str | None
     calls: tuple[int, int]
     then: Then
+    mute: bool = False
     holds: bool = False
     waits_s: float = 0.0
     patient: bool = False
@@ -60,9 +62,10 @@ CUT, REJECTED, LATE = "UPSTREAM_TRUNCATED", "UPSTREAM_REJECTED", "DEADLINE_EXCEE
 FAULTS = (
     # No answer begins
     Fault(REFUSE, ERROR, (3, 2), ANSWERS),
-    Fault("reset", ERROR, (3, 2), ANSWERS),
-    Fault("first/1/reset", None, (2, 2), NOTHING),
-    Fault("close", ERROR, (3, 2), ANSWERS),
+    Fault("reset", ERROR, (3, 2), ANSWERS, mute=True),
+    Fault("first/1/reset", None, (1, 1), NOTHING, mute=True),
+    Fault("first/2/reset", None, (2, 2), NOTHING, mute=True),
+    Fault("close", ERROR, (3, 2), ANSWERS, mute=True),
     Fault("junk", ERROR, (3, 2), ANSWERS),
     Fault("status/429", ERROR, (3, 2), ANSWERS),
     Fault("first/1/status/429", None, (2, 2), NOTHING),

@@ -1,7 +1,8 @@
 """Each fault of a provider as deployed, through every view: what the client got, what it saw.
 
 All cases run beside one another on one server, each with a model of its own, so that none feels
-another's circuit breaker. Every test here is a case.
+another's circuit breaker, and each begins on a connection that is kept from a request before it.
+Every test here is a case.
 """
 
 import time
@@ -87,11 +88,18 @@ class Stage:
         """Run a case, and a healthy request at the same provider after it."""
         prompt, see = str(uuid4()), VIEWS[case.view]
         timeout_s = case.fault.timeout_s or DEADLINE_S
+        if case.fault.name != REFUSE:
+            assert see(self.served, warm_up(prompt), model=str(case)).text == ANSWER
         began = time.monotonic()
         end = see(self.served, prompt, model=str(case), timeout_s=timeout_s)
         seconds = time.monotonic() - began
         after = see(self.served, f"all is well after {prompt}")
         return Outcome(prompt, end, status(self.served, end.request_id), seconds, after)
+
+
+def warm_up(prompt: str) -> str:
+    """The request before, which leaves a connection; the prompt's fault goes before the model's."""
+    return f"fault:ok warm up {prompt}"
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +171,8 @@ def check_calls(case: Case, stage: Stage, outcome: Outcome, taken_over: bool) ->
         return
     until(lambda: stage.primary.seen(outcome.prompt)["open"] == 0)
     first = stage.primary.seen(outcome.prompt)
-    assert first["calls"] == fault.calls[case.spare]
+    assert first["calls"] == fault.calls[case.spare] + fault.mute
+    assert first["connections"][:1] == stage.primary.seen(warm_up(outcome.prompt))["connections"]
     assert first["client_closed"] == (first["calls"] if fault.holds else 0)
     longest = fault.waits_s + BACKOFF_S + HASTY_S + TOLERANCE_S
     if fault.name == "endless":

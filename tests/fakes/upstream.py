@@ -2,8 +2,8 @@
 
 ``with start_upstream() as upstream`` gives ``upstream.url``, to be used as the base URL. The path
 of a request says whether OpenAI's or Anthropic's dialect is spoken (see dialects.py). What happens
-is said by each request: by its model name, ``fault:cut/3/5``, or else by the first words of its
-last message, ``fault:cut 3 5``. Numbers that aren't given have the defaults below; words after
+is said by each request: by the first words of its last message, ``fault:cut 3 5``, or else by its
+model name, ``fault:cut/3/5``. Numbers that aren't given have the defaults below; words after
 them are ignored, and make a prompt unique. A text that names no fault is said back.
 
 Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all below):
@@ -244,7 +244,7 @@ class Request:
         ``call`` counts the calls of this prompt.
         """
         asked = next(
-            (text for text in (self.body["model"], self.prompt) if text.startswith("fault:")), ""
+            (text for text in (self.prompt, self.body["model"]) if text.startswith("fault:")), ""
         )
         name, *more = re.split(r"[\s/]+", asked.removeprefix("fault:"))
         if name == "first":

@@ -267,6 +267,22 @@ class TestConnections:
             kept, fresh = upstream.seen(prompt)["connections"]
             assert kept != fresh
 
+    @pytest.mark.parametrize("end", ["close", "reset"])
+    def test_however_many_are_kept_a_request_is_sent_once_more_at_most(
+        self, backend: OpenAIBackend, upstream: Upstream, end: str
+    ) -> None:
+        streams = [backend.stream(a_request(), turns("fault:ok"), StopSignal()) for _ in range(4)]
+        for stream in [*streams, *streams]:
+            next(stream)
+        for stream in streams:
+            list(stream)
+
+        prompt = f"fault:{end} after a crowd"
+        for _ in range(3):
+            failure(backend, prompt)
+
+        assert upstream.seen(prompt)["calls"] == 3 + 1
+
     @pytest.mark.parametrize("prompt", ["fault:close", "fault:reset"])
     def test_a_fresh_connection_that_breaks_fails_the_call(
         self, backend: OpenAIBackend, upstream: Upstream, prompt: str

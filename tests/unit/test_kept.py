@@ -47,3 +47,16 @@ def test_those_that_were_idle_too_long_are_closed_wherever_they_stand(
     assert kept.take() is third
     assert kept.take() is first
     assert kept.take() is None
+
+
+def test_dropped_they_are_closed_and_others_may_be_kept(lines: list[Connection]) -> None:
+    kept = KeptConnections(3)
+    first, second, third = lines
+    kept.keep(first)
+    kept.keep(second)
+
+    kept.drop()
+    kept.keep(third)
+
+    assert [line.handle.fileno() == -1 for line in lines] == [True, True, False]
+    assert kept.take() is third
