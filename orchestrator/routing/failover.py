@@ -1,5 +1,6 @@
 """The route over several targets: one after the other, under one deadline."""
 
+import copy
 import math
 import random
 import threading
@@ -318,7 +319,7 @@ class _Failures:
         """Take the stop of a call that had said nothing: it tells something at the deadline."""
         now = self._clock()
         if isinstance(stop.reason, DeadlineExceeded) or now >= self._deadline:
-            self._add_silence(entry, Silence(now - entry.permit.since))
+            self._add_silence(entry, Silence.of(now - entry.permit.since))
 
     def _add_silence(self, entry: _Entry, error: Silence) -> None:
         if entry.permit.silent(error):
@@ -358,7 +359,7 @@ def _ask(
         raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
     except Exception as error:
         if patience and patience.ran_out:
-            raise Silence(patience.seconds) from error
+            raise Silence.of(patience.seconds) from error
         if stop.requested and not begun:
             failures.add_stop(entry, stop)
         raise
@@ -380,4 +381,5 @@ def _unavailable(targets: Sequence[Target]) -> RunError:
     error = targets[0].breaker.last_error
     if error is None:
         return UpstreamError("Nothing answers for this model at the moment; try again later.")
-    return type(error)(error.message, **error.details)
+    # A copy: an error that several threads raise collects all their tracebacks.
+    return copy.copy(error)

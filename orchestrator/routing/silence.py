@@ -8,10 +8,12 @@ from orchestrator.stop import StopSignal
 
 
 class Silence(UpstreamTimeout):
-    """A target said nothing for as long as the request could wait for it, ``seconds``."""
+    """A target said nothing for as long as the request could wait for it."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, seconds: float) -> "Silence":
+        """Return the error for so many seconds of it. Not in ``__init__``: errors are copied."""
+        return cls(
             f"The provider sent no part of an answer within {seconds:.3g} s; try again later.",
             stage="first_token",
         )

@@ -290,6 +290,15 @@ def test_a_silent_target_leaves_time_for_the_next_and_is_left_alone_then(
     assert calls == [1] * 5 + [0] * 7
 
 
+def test_silence_is_what_those_have_who_share_a_call(route: Route) -> None:
+    routed = route("a/fault:silent", "b/fault:status/500", more=TIMES + "coalesce = true")
+    ids = [routed.submit("a shared silence", timeout_s=3.0) for _ in range(2)]
+    for job_id in ids:
+        job = routed.service.wait(job_id, WAIT_S)
+        assert (job.status, job.error_code) == (Status.FAILED, "UPSTREAM_TIMEOUT")
+        assert "no part of an answer within 1.5 s" in (job.error or "")
+
+
 def test_a_deadline_in_silence_counts_where_there_is_no_other(route: Route) -> None:
     routed = route("a/fault:silent")
     ids = [routed.submit(timeout_s=0.7) for _ in range(5)]

@@ -14,6 +14,7 @@ from orchestrator.routing.base import Attempt
 from orchestrator.routing.breaker import FAILURES, OPEN_S, Breaker
 from orchestrator.routing.failover import Failover, Target
 from orchestrator.routing.retry import Policy
+from orchestrator.routing.silence import Silence
 from orchestrator.routing.slots import Slots
 from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import WAIT_S, a_request, eventually
@@ -105,12 +106,12 @@ def a_target(backend: Told | Slow, clock: Clock, limit: int | None = None) -> Ta
     return Target(backend.name, backend, Breaker(backend.name, clock), Slots(limit))
 
 
-def fail(target: Target, times: int = FAILURES) -> None:
+def fail(target: Target, times: int = FAILURES, error: RunError = DOWN) -> None:
     """Let that many calls to a target fail."""
     for _ in range(times):
         permit = target.breaker.enter()
         assert permit
-        permit.failed(DOWN)
+        permit.failed(error)
 
 
 def a_route(clock: Clock, *targets: Target, patience_s: float = 60.0) -> Failover:
@@ -125,6 +126,15 @@ def test_a_breaker_that_is_open_past_the_deadline_is_not_waited_for(clock: Clock
     asker.end()
     assert isinstance(asker.error, UpstreamError)
     assert asker.error.message == DOWN.message
+
+
+def test_whoever_finds_a_silent_target_left_alone_is_told_of_its_silence(clock: Clock) -> None:
+    target = a_target(Told(), clock)
+    fail(target, error=Silence.of(1.0))
+    asker = Asker(a_route(clock, target), timeout_s=OPEN_S / 2)
+    asker.end()
+    assert isinstance(asker.error, Silence)
+    assert asker.error is not target.breaker.last_error
 
 
 @pytest.mark.parametrize("patience_s", [0.0, 5.0])
