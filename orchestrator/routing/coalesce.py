@@ -88,7 +88,7 @@ class Coalesced:
                 while items := call.next_items(reader, stop):
                     yield from items
         finally:
-            self._leave(key, call, reader)
+            self._leave(key, call, reader, stop.reason)
         if call.error:
             # A copy: an error that several threads raise collects all their tracebacks.
             raise copy.copy(call.error)
@@ -115,14 +115,17 @@ class Coalesced:
             logger.exception("no thread for a shared call")
             self._end(key, call, PipelineUnavailable("The server is full. Try again in a moment."))
 
-    def _leave(self, key: Key, call: "_Call", reader: "_Reader") -> None:
+    def _leave(
+        self, key: Key, call: "_Call", reader: "_Reader", reason: OrchestratorError | None
+    ) -> None:
+        """Let a reader go. Where it was the last one, the call ends for its reason."""
         with self._lock:
             call.drop(reader)
             unwanted = not call.readers
             if unwanted:
                 self._forget(key, call)
         if unwanted:
-            call.stop.request()
+            call.stop.request(reason)
 
     def _run(self, key: Key, call: "_Call", ask: Ask) -> None:
         """Make the call, and tell its readers of the end once all that it held is free again."""

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from orchestrator.backends.base import Finish, Message
-from orchestrator.errors import OrchestratorError, PipelineUnavailable, UpstreamError
+from orchestrator.errors import (
+    DeadlineExceeded,
+    OrchestratorError,
+    PipelineUnavailable,
+    UpstreamError,
+)
 from orchestrator.events import FinishReason
 from orchestrator.job import GenerateRequest, Reuse
 from orchestrator.routing import coalesce
@@ -33,6 +38,7 @@ class Told:
         self.said = 0
         self.calls = 0
         self.open = 0
+        self.stop: StopSignal | None = None
 
     def say(self, *items: str | Attempt | Finish | Exception) -> None:
         """Let these be said next."""
@@ -45,6 +51,7 @@ class Told:
     ) -> Generator[str | Attempt | Finish, None, None]:
         self.calls += 1
         self.open += 1
+        self.stop = stop
         try:
             with stop.waking(self._wake):
                 for place in range(10_000):
@@ -99,8 +106,8 @@ class Listener:
         assert not self._thread.is_alive(), "the answer does not end"
         return self.heard
 
-    def leave(self) -> None:
-        self.stop.request()
+    def leave(self, reason: OrchestratorError | None = None) -> None:
+        self.stop.request(reason)
         self.end()
         assert isinstance(self.error, Stopped)
 
@@ -181,6 +188,19 @@ def test_the_last_to_leave_ends_the_call() -> None:
         assert hangs.closed == 0
         listener.leave()
     eventually(lambda: hangs.closed == 1)
+
+
+def test_a_call_ends_for_the_reason_of_the_last_to_leave() -> None:
+    late, inner = DeadlineExceeded("The request ran out of time."), Told()
+    route = Coalesced(inner, "route")
+    listeners = [Listener(route) for _ in range(2)]
+    inner.say("one ")
+    eventually(lambda: all(listener.heard for listener in listeners))
+    listeners[0].leave()
+    listeners[1].leave(late)
+    eventually(lambda: inner.open == 0)
+    assert inner.stop
+    assert inner.stop.reason is late
 
 
 def test_who_comes_after_the_last_has_left_begins_a_new_call() -> None:
