@@ -122,6 +122,11 @@ def no_answer() -> UpstreamError:
     return UpstreamError("The provider sent what is no answer of a model.")
 
 
+def wants_a_tool() -> UpstreamError:
+    """Return the error for a model that asks for what nobody has offered."""
+    return UpstreamError("The provider wants a tool to be used, and there is none.", reason="tool")
+
+
 def _streamed(call: Call, answer: Answer) -> Iterator[str | Usage]:
     """Yield the text of an event stream, and what it costs; an empty text for a first thought."""
     reader = SSEReader()

@@ -5,11 +5,19 @@ from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Unpack
 
-from orchestrator.backends.answer import Answer, an_object, answered, is_count, no_answer, parsed
+from orchestrator.backends.answer import (
+    Answer,
+    an_object,
+    answered,
+    is_count,
+    no_answer,
+    parsed,
+    wants_a_tool,
+)
 from orchestrator.backends.base import Finish, Message
 from orchestrator.backends.refusals import quoted, refusal, reported
 from orchestrator.backends.upstream import Limits, Upstream
-from orchestrator.errors import RunError, UpstreamError, UpstreamRejected, UpstreamTruncated
+from orchestrator.errors import RunError, UpstreamRejected, UpstreamTruncated
 from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
@@ -134,7 +142,7 @@ class _Reply(Answer):
                     reason="content_policy",
                 )
             case "tool_use":
-                raise UpstreamError("The provider wants a tool to be used, and there is none.")
+                raise wants_a_tool()
             case "pause_turn":
                 raise UpstreamTruncated("The provider paused in its answer; try again.")
         return FinishReason.STOP

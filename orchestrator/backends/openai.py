@@ -4,18 +4,29 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Unpack
 
-from orchestrator.backends.answer import Answer, an_object, answered, is_count, no_answer, parsed
+from orchestrator.backends.answer import (
+    Answer,
+    an_object,
+    answered,
+    is_count,
+    no_answer,
+    parsed,
+    wants_a_tool,
+)
 from orchestrator.backends.base import Finish, Message
 from orchestrator.backends.reasons import reason_of
-from orchestrator.backends.refusals import refusal, reported
+from orchestrator.backends.refusals import quoted, refusal, reported
 from orchestrator.backends.upstream import Limits, Upstream
-from orchestrator.errors import UpstreamError, UpstreamRejected, UpstreamTruncated
+from orchestrator.errors import UpstreamRejected, UpstreamTruncated
 from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
 
 # OpenAI's newer models refuse max_tokens; most other servers know nothing else.
 _OPENAI = "api.openai.com"
+
+# Of what a model says in place of an answer, all that may be quoted.
+_REFUSAL_CHARACTERS = 1000
 
 _REJECTION_TYPES = ("invalid_request_error", "BadRequestError")
 
@@ -61,6 +72,10 @@ class OpenAIBackend:
 
 
 class _Completion(Answer):
+    def __init__(self, api_key: str | None) -> None:
+        super().__init__(api_key)
+        self._refusal = ""
+
     def add(self, data: str | bytes) -> str:
         if data.strip() == "[DONE]":
             self.done = True
@@ -78,12 +93,16 @@ class _Completion(Answer):
         text = said.get("content")
         if not isinstance(text, str | None):
             raise no_answer()
-        thought = bool(said.get("reasoning_content") or said.get("reasoning"))
-        if text or thought:
+        refused = said.get("refusal")
+        if isinstance(refused, str):
+            self._refusal = (self._refusal + refused)[:_REFUSAL_CHARACTERS]
+        if text or refused or said.get("reasoning_content") or said.get("reasoning"):
             self.begun, self.thinking = True, not text
         return self.text.add(text or "")
 
     def finish_reason(self) -> FinishReason:
+        if self._refusal:
+            raise UpstreamRejected(quoted(self._refusal, self.api_key), reason="content_policy")
         match self.reason:
             case "length":
                 return FinishReason.LENGTH
@@ -95,7 +114,7 @@ class _Completion(Answer):
             case "error" | "abort":
                 raise UpstreamTruncated("The provider broke the answer off; try again.")
             case "tool_calls" | "function_call":
-                raise UpstreamError("The provider wants a tool to be used, and there is none.")
+                raise wants_a_tool()
         return FinishReason.STOP
 
     def _raise_error(self, payload: Mapping[str, Any]) -> None:

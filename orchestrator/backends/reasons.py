@@ -27,7 +27,8 @@ _WORDS = (
     (
         "content_policy",
         re.compile(
-            r"content (management )?polic|content filter|safety system|usage polic|moderation",
+            r"content (management )?polic|content filter|safety system|usage polic|moderation"
+            r"|flagged",
             re.IGNORECASE,
         ),
     ),

@@ -11,21 +11,25 @@ from orchestrator.backends.reasons import reason_of
 from orchestrator.backends.upstream import Call
 from orchestrator.errors import RunError, UpstreamError, UpstreamRejected
 
-_REJECTIONS = frozenset({400, 404, 413, 422})
+_ABOUT_THE_INPUT = frozenset({400, 413, 422})
+_REJECTIONS = _ABOUT_THE_INPUT | {404}
+_TOO_LARGE = 413
 _SETTINGS_ADVICE = "the service's operator should check its base URL, model and account"
 _ERROR_BODY_BYTES = 64 * 1024
 _QUOTE_CHARACTERS = 500
 
 # Some providers answer with 400 once the account is empty, which is no business of the client.
-_ABOUT_THE_ACCOUNT = re.compile("credit balance|API usage limits", re.IGNORECASE)
+_ABOUT_THE_ACCOUNT = re.compile(
+    "credit balance|API usage limits|(your|this) (account|organi[sz]ation)", re.IGNORECASE
+)
 
 
 def refusal(call: Call, api_key: str | None) -> RunError:
     """Turn an answer that isn't 200 into an error, quoting rejections of the input alone."""
     status = call.status
-    payload = _error_body(call) if status in _REJECTIONS else {}
-    if text := _provider_text(payload, status):
-        return _rejection(payload, text, status, api_key)
+    payload = _error_body(call) if status in _REJECTIONS or status == 403 else {}
+    if rejection := _rejection(payload, status, api_key):
+        return rejection
     if status in (401, 403):
         return UpstreamError(
             "The provider refused this service's credentials; its operator must correct them.",
@@ -41,8 +45,8 @@ def refusal(call: Call, api_key: str | None) -> RunError:
 
 def reported(payload: Mapping[str, Any], status: int | None, api_key: str | None) -> RunError:
     """Turn an error object in the middle of an answer, of a known ``status``, into an error."""
-    if status in _REJECTIONS and (text := _provider_text(payload, status)):
-        return _rejection(payload, text, status, api_key)
+    if status and (rejection := _rejection(payload, status, api_key)):
+        return rejection
     return UpstreamError(
         "The provider reported an error in the middle of its answer; try again later.",
         **({"status": status} if status else {}),
@@ -59,11 +63,35 @@ def quoted(text: str, api_key: str | None) -> str:
 
 
 def _rejection(
-    payload: Mapping[str, Any], text: str, status: int, api_key: str | None
-) -> UpstreamRejected:
-    reason = reason_of(payload.get("error") or payload, text)
-    details = {"reason": reason} if reason else {}
-    return UpstreamRejected(quoted(text, api_key), status=status, **details)
+    payload: Mapping[str, Any], status: int, api_key: str | None
+) -> UpstreamRejected | None:
+    """Return the error for what the client's own input brought about; None for anything else.
+
+    A proxy before the provider refuses without a word of its own: then these are ours. A 403 is
+    about credentials, but where it speaks of moderation.
+    """
+    text = _provider_text(payload, status)
+    if text and _ABOUT_THE_ACCOUNT.search(text):
+        return None
+    reason = reason_of(payload.get("error") or payload, text or "")
+    moderated = status == 403 and reason == "content_policy"
+    if not (moderated or status in _ABOUT_THE_INPUT or (text and status in _REJECTIONS)):
+        return None
+    if status == _TOO_LARGE:
+        reason = reason or "context_length"
+    message = quoted(text, api_key) if text else _in_our_words(status)
+    return UpstreamRejected(message, status=status, **({"reason": reason} if reason else {}))
+
+
+def _in_our_words(status: int) -> str:
+    if status == _TOO_LARGE:
+        return (
+            "The provider takes no request that large; shorten the prompt or begin a new session."
+        )
+    return (
+        f"The provider rejected the request with HTTP status {status} and says no reason; change "
+        "the prompt or the parameters."
+    )
 
 
 def _error_body(call: Call) -> dict[str, Any]:
@@ -85,8 +113,7 @@ def _provider_text(payload: Mapping[str, Any], status: int) -> str | None:
     if status != 404:
         detail = payload.get("detail")
         texts += [detail] if isinstance(detail, str) else _messages(detail)
-    said = next((text for text in texts if isinstance(text, str) and text.strip()), None)
-    return None if said and _ABOUT_THE_ACCOUNT.search(said) else said
+    return next((text for text in texts if isinstance(text, str) and text.strip()), None)
 
 
 def _messages(detail: Any) -> list[Any]:

@@ -27,7 +27,7 @@ from orchestrator.routing.silence import Patience, Silence
 from orchestrator.routing.slots import Slots, wait_for_any
 from orchestrator.stop import StopSignal
 
-_ABOUT_A_PROMPT = frozenset({"callable", "too_large"})
+_ABOUT_A_PROMPT = frozenset({"callable", "too_large", "tool"})
 """Failures that one prompt may bring about at a sound target: others must not suffer for it."""
 
 

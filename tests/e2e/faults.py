@@ -103,6 +103,9 @@ FAULTS = (
     # What the provider means
     Fault("context", REJECTED, (1, 1), ANSWERS),
     Fault("policy", REJECTED, (1, 1), NOTHING),
+    Fault("moderated", REJECTED, (1, 1), NOTHING),
+    Fault("explained/0", REJECTED, (1, 1), NOTHING),
+    Fault("html/413", REJECTED, (1, 1), ANSWERS),
     Fault("filter/3", REJECTED, (1, 1), NOTHING),
     Fault("status/400", REJECTED, (1, 1), ANSWERS),
     Fault("status/401", ERROR, (1, 1), ANSWERS),

@@ -5,6 +5,7 @@ name (empty where the dialect has none) and its data, or whole JSON bodies.
 """
 
 import json
+import re
 from typing import Any
 
 Event = tuple[str, str]
@@ -52,6 +53,11 @@ class OpenAI:
     def count(self, n: float) -> list[Event]:
         """The usage so far, as vLLM's continuous_usage_stats have it."""
         return [("", json.dumps({**self._completion(), "usage": self._usage(n)}))]
+
+    def refusal(self, explanation: str) -> list[Event]:
+        """What the model says in place of an answer, and the end."""
+        said = [self._delta({"refusal": word}) for word in re.split(r"(?<= )", explanation)]
+        return [*said, *self.ending("stop", 3), self.done()]
 
     def done(self) -> Event:
         return ("", "[DONE]")

@@ -45,6 +45,7 @@ No answer:
   status code=500 retry_after=0   an error object; retry_after 0 sends no such header
   context, policy         400: the conversation is too long, the content is against the rules
   busy_until, busy_ms     429 with Retry-After as a date in 30 s, or with Retry-After-Ms: 1500
+  moderated               403 all the same, since the prompt was flagged (OpenRouter)
   detail code=422         FastAPI's shape of it
   html code=404           a web page
   long_error code=400     an error message of 100,000 characters
@@ -73,7 +74,7 @@ Half an answer:
   said_error              after 3 tokens the prompt's last word, as the error object that it is
   odd_error k=3           after k tokens an error object whose fields have wrong types
   filter k=3              the finish reason for what must not be said
-  explained k=3           the same, and why (Anthropic's dialect alone)
+  explained k=3           the same, and why
   abort k=3               the finish reason for an answer that was broken off
   reason                  5 tokens and the finish reason that the next word is
   endless                 tokens without end, as fast as they go
@@ -705,6 +706,13 @@ def context(reply: Reply) -> None:
 def policy(reply: Reply) -> None:
     error = {"message": "I must not talk about that.", "code": "content_policy_violation"}
     reply.whole(400, "application/json", json.dumps({"error": error}).encode())
+
+
+@fault
+def moderated(reply: Reply) -> None:
+    text = "Your chosen model requires moderation and your input was flagged"
+    error = {"code": 403, "message": text, "metadata": {"reasons": ["violence"]}}
+    reply.whole(403, "application/json", json.dumps({"error": error}).encode())
 
 
 @fault

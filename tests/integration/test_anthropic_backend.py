@@ -302,15 +302,17 @@ class TestConnections:
 
 
 class TestRejections:
-    @pytest.mark.parametrize("status", [400, 404, 413, 422])
+    @pytest.mark.parametrize(
+        ("status", "more"), [(400, {}), (404, {}), (413, {"reason": "context_length"}), (422, {})]
+    )
     def test_a_rejected_input_quotes_the_provider_and_says_so(
-        self, backend: AnthropicBackend, status: int
+        self, backend: AnthropicBackend, status: int, more: dict[str, str]
     ) -> None:
         error = failure(backend, f"fault:status {status}")
 
         assert type(error) is UpstreamRejected
         assert error.message == "The provider rejected the request and says: upstream says no"
-        assert error.details == {"status": status}
+        assert error.details == {"status": status, **more}
 
     def test_so_it_is_in_the_middle_of_an_answer(self, backend: AnthropicBackend) -> None:
         error = failure(backend, "fault:error 3 400")
@@ -414,7 +416,6 @@ class TestErrors:
             "odd_error",
             "html 404",
             "redirect",
-            "endless_error",
         ],
     )
     def test_what_is_no_answer_is_an_error(self, backend: AnthropicBackend, fault: str) -> None:

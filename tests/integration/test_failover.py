@@ -336,6 +336,23 @@ def test_what_clients_get_wrong_leaves_a_target_in_use(route: Route) -> None:
         assert routed.ask().job.error_code == "UPSTREAM_REJECTED"
 
 
+@pytest.mark.parametrize("fault", ["html 413", "html 400", "html 422", "reason tool_calls"])
+def test_prompts_that_a_proxy_or_no_text_answers_leave_a_target_in_use(
+    route: Route, fault: str
+) -> None:
+    routed = route("a/big")
+    for number in range(5):
+        assert routed.ask(f"fault:{fault} number {number}").job.attempts == 1
+    assert routed.ask("all is well").text == "all is well"
+
+
+def test_what_is_too_large_for_two_is_shown_to_no_third(route: Route, spare: Upstream) -> None:
+    ran = route("a/fault:html/413", "a/fault:html/413/too", "b/fault:ok/7").ask()
+    assert (ran.job.error_code, ran.job.attempts) == ("UPSTREAM_REJECTED", 2)
+    assert spare.seen(ran.prompt)["calls"] == 0
+    assert route("a/fault:html/413", "b/fault:ok/7").ask().text == SPARE
+
+
 def test_prompts_with_answers_that_are_too_large_leave_a_target_in_use(route: Route) -> None:
     routed = route("a/big", more="retries = 0")
     for _ in range(5):

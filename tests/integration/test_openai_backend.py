@@ -319,7 +319,6 @@ class TestRejections:
         [
             ("fault:status 400", "upstream says no", 400),
             ("fault:status 404", "upstream says no", 404),
-            ("fault:status 413", "upstream says no", 413),
             ("fault:status 422", "upstream says no", 422),
             ("fault:detail 422", "top_p is too large", 422),
             ("fault:error 3 400", "upstream says no", 400),
@@ -333,6 +332,40 @@ class TestRejections:
         assert type(error) is UpstreamRejected
         assert error.message == f"The provider rejected the request and says: {text}"
         assert error.details == {"status": status}
+
+    @pytest.mark.parametrize(
+        ("prompt", "details"),
+        [
+            ("fault:status 413", {"status": 413, "reason": "context_length"}),
+            ("fault:html 413", {"status": 413, "reason": "context_length"}),
+            ("fault:html 400", {"status": 400}),
+            ("fault:html 422", {"status": 422}),
+            ("fault:endless_error 400", {"status": 400}),
+            ("fault:stuck_error 400", {"status": 400}),
+        ],
+    )
+    def test_an_input_that_is_rejected_without_a_word_is_so_in_ours(
+        self, upstream: Upstream, prompt: str, details: dict[str, Any]
+    ) -> None:
+        error = failure(backend_for(upstream.url, first_token=1), prompt)
+
+        assert type(error) is UpstreamRejected
+        assert error.details == details
+        assert "prompt" in error.message or "says: upstream says no" in error.message
+        assert "secret" not in error.message
+
+    @pytest.mark.parametrize("prompt", ["fault:moderated", "fault:policy", "fault:explained 0"])
+    def test_what_the_provider_refuses_on_principle_is_told(
+        self, backend: OpenAIBackend, prompt: str
+    ) -> None:
+        error = failure(backend, prompt)
+
+        assert type(error) is UpstreamRejected
+        assert error.details["reason"] == "content_policy"
+        assert error.message.startswith("The provider rejected the request and says: ")
+
+    def test_a_refusal_is_whole_in_its_error(self, backend: OpenAIBackend) -> None:
+        assert failure(backend, "fault:explained 0").message.endswith(": This could do harm.")
 
     def test_a_quote_is_bounded_and_free_of_control_characters(
         self, backend: OpenAIBackend
@@ -362,14 +395,14 @@ class TestErrors:
         assert error.details == {"status": status}
         assert "says no" not in error.message
 
-    @pytest.mark.parametrize("status", [401, 403])
+    @pytest.mark.parametrize("fault", ["status 401", "status 403", "html 403"])
     def test_refused_credentials_are_the_operators_business(
-        self, backend: OpenAIBackend, status: int
+        self, backend: OpenAIBackend, fault: str
     ) -> None:
-        error = failure(backend, f"fault:status {status}")
+        error = failure(backend, f"fault:{fault}")
 
         assert type(error) is UpstreamError
-        assert error.details == {"status": status}
+        assert error.details == {"status": int(fault.split()[1])}
         assert "credentials" in error.message
         assert "says no" not in error.message
 
@@ -378,8 +411,7 @@ class TestErrors:
         [
             "fault:detail 404",
             "fault:html 404",
-            "fault:html 400",
-            "fault:endless_error",
+            "fault:broke",
             "fault:redirect",
         ],
     )
@@ -391,11 +423,6 @@ class TestErrors:
         assert type(error) is UpstreamError
         assert str(error.details["status"]) in error.message
         assert "secret" not in error.message
-
-    def test_an_error_body_that_stops_does_not_hide_its_status(self, upstream: Upstream) -> None:
-        error = failure(backend_for(upstream.url, first_token=0.2), "fault:stuck_error")
-
-        assert error.details == {"status": 400}
 
     @pytest.mark.parametrize(
         ("prompt", "low", "high"),

@@ -20,6 +20,8 @@ from orchestrator.backends.reasons import reason_of
         ({"code": "content_policy_violation"}, "Change it.", "content_policy"),
         ({}, "Your request was rejected as a result of our safety system.", "content_policy"),
         ({}, "triggering Azure OpenAI's content management policy", "content_policy"),
+        ({"code": 403}, "requires moderation and your input was flagged", "content_policy"),
+        ({"code": 403}, "Your input was flagged", "content_policy"),
         ({"code": None, "type": 7}, "temperature must be at most 2", None),
         (None, "there is no model big", None),
         (["odd"], "max_tokens is too large", None),
