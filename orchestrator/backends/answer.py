@@ -13,7 +13,11 @@ from orchestrator.errors import RunError, UpstreamError, UpstreamTimeout, Upstre
 from orchestrator.events import FinishReason, Usage
 from orchestrator.stop import StopSignal
 
-# How long the usage and the end mark may take after the last token.
+# How long an answer may go on without a word after its finish reason. Some servers give a reason
+# before they are through. Others, after the last one, neither close nor say anything more: each of
+# their answers takes as long.
+_MORE_S = 5.0
+# How long the end mark may take once nothing else is to come.
 _END_S = 1.0
 
 
@@ -22,7 +26,8 @@ class Answer(ABC):
 
     ``begun`` says that text or thoughts have come, ``thinking`` that the last of it was a thought.
     ``reason`` is the provider's word for why the answer ended, and ``done`` that its end mark came;
-    either makes it whole, but for a reason after which it ``goes_on``.
+    either makes it whole, but for a reason after which it ``goes_on``, up to the next one.
+    ``closing`` says that nothing but the end mark is to come.
     """
 
     def __init__(self, api_key: str | None) -> None:
@@ -33,6 +38,7 @@ class Answer(ABC):
         self.begun = False
         self.thinking = False
         self.goes_on = False
+        self.closing = False
         self.done = False
         self._told: Usage | None = None
 
@@ -40,6 +46,13 @@ class Answer(ABC):
     def ended(self) -> bool:
         """Whether a reason came, and no text after it."""
         return self.reason is not None and not self.goes_on
+
+    @property
+    def end_s(self) -> float | None:
+        """How long the rest may take; None for an answer that hasn't ended."""
+        if not self.ended:
+            return None
+        return _END_S if self.closing else _MORE_S
 
     @property
     def spent(self) -> Usage | None:
@@ -52,6 +65,19 @@ class Answer(ABC):
         if spent and spent != self._told:
             self._told = spent
             yield spent
+
+    def hear(self, text: str, thought: bool = False) -> str:
+        """Take a piece of text, or note a thought, which isn't shown; return what is to be."""
+        if text or thought:
+            self.begun, self.thinking = True, not text
+        if text:
+            self.goes_on, self.closing = self.reason is not None, False
+        return self.text.add(text)
+
+    def end(self, reason: Any) -> None:
+        """Note why the answer ended, where ``reason`` says so."""
+        if isinstance(reason, str) and reason:
+            self.reason, self.goes_on = reason, False
 
     @abstractmethod
     def add(self, data: str | bytes) -> str:
@@ -131,23 +157,23 @@ def _streamed(call: Call, answer: Answer) -> Iterator[str | Usage]:
     """Yield the text of an event stream, and what it costs; an empty text for a first thought."""
     reader = SSEReader()
     while data := _read(call, answer):
-        lines, ended, said = reader.lines, answer.ended, False
+        lines, end_s, said = reader.lines, answer.end_s, False
         for event in reader.feed(data):
-            over = answer.reason is not None
             begun = answer.begun
             text = answer.add(event.data)
             yield from answer.news()
             if text:
-                said, answer.goes_on = True, over
+                said = True
                 yield text
             elif answer.begun and not begun:
                 yield ""
             if answer.done:
                 call.drain()
                 return
-        if answer.ended and not ended:
-            call.allow(_END_S)
-        elif not answer.ended and (said or (answer.thinking and reader.lines > lines)):
+        if answer.end_s:
+            if said or answer.end_s != end_s:
+                call.allow(answer.end_s)
+        elif said or (answer.thinking and reader.lines > lines):
             call.lives()
 
 

@@ -117,6 +117,7 @@ class _Reply(Answer):
             case "message_delta":
                 self._end(an_object(payload.get("delta")))
                 self._count(payload, (*_INPUT_COUNTS, "output_tokens"))
+                self.closing = self.ended and "usage" in payload
             case "message_stop":
                 self.done = True
             case "message":
@@ -152,28 +153,24 @@ class _Reply(Answer):
         content = message.get("content")
         if not isinstance(content, list):
             raise no_answer()
+        text = "".join(self._said(block) for block in content)
         self._end(message)
         self._count(message, (*_INPUT_COUNTS, "output_tokens"))
-        return "".join(self._said(block) for block in content)
+        return text
 
     def _said(self, part: Any) -> str:
         """Return the text of a block or delta; note that thoughts came, which aren't shown."""
         part = an_object(part)
         kind, text = part.get("type"), part.get("text", "")
-        if kind in _THOUGHTS:
-            self.begun = self.thinking = True
         if kind not in _TEXT:
-            return ""
+            return self.hear("", kind in _THOUGHTS)
         if not isinstance(text, str):
             raise no_answer()
-        if text:
-            self.begun, self.thinking = True, False
-        return self.text.add(text)
+        return self.hear(text)
 
     def _end(self, said: dict[str, Any]) -> None:
-        reason, details = said.get("stop_reason"), said.get("stop_details")
-        if isinstance(reason, str) and reason:
-            self.reason = reason
+        self.end(said.get("stop_reason"))
+        details = said.get("stop_details")
         explanation = details.get("explanation") if isinstance(details, dict) else None
         if isinstance(explanation, str) and explanation.strip():
             self._explanation = explanation

@@ -82,23 +82,16 @@ class _Completion(Answer):
             return ""
         payload = parsed(data)
         self._raise_error(payload)
-        self.usage = _usage(payload.get("usage")) or self.usage
+        usage = _usage(payload.get("usage"))
+        self.usage = usage or self.usage
         choices = payload.get("choices")
         if not isinstance(choices, list) or not choices:
+            self.closing = self.closing or (self.ended and usage is not None)
             return ""
         choice = an_object(choices[0])
-        reason = choice.get("finish_reason")
-        self.reason = reason if isinstance(reason, str) and reason else self.reason
-        said = an_object(choice.get("delta") or choice.get("message") or {})
-        text = said.get("content")
-        if not isinstance(text, str | None):
-            raise no_answer()
-        refused = said.get("refusal")
-        if isinstance(refused, str):
-            self._refusal = (self._refusal + refused)[:_REFUSAL_CHARACTERS]
-        if text or refused or said.get("reasoning_content") or said.get("reasoning"):
-            self.begun, self.thinking = True, not text
-        return self.text.add(text or "")
+        text = self._said(an_object(choice.get("delta") or choice.get("message") or {}))
+        self.end(choice.get("finish_reason"))
+        return text
 
     def finish_reason(self) -> FinishReason:
         if self._refusal:
@@ -116,6 +109,15 @@ class _Completion(Answer):
             case "tool_calls" | "function_call":
                 raise wants_a_tool()
         return FinishReason.STOP
+
+    def _said(self, part: Mapping[str, Any]) -> str:
+        text, refused = part.get("content"), part.get("refusal")
+        if not isinstance(text, str | None):
+            raise no_answer()
+        if isinstance(refused, str):
+            self._refusal = (self._refusal + refused)[:_REFUSAL_CHARACTERS]
+        thought = refused or part.get("reasoning_content") or part.get("reasoning")
+        return self.hear(text or "", bool(thought))
 
     def _raise_error(self, payload: Mapping[str, Any]) -> None:
         error = payload.get("error") or (payload if payload.get("object") == "error" else None)

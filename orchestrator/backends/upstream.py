@@ -128,8 +128,8 @@ class Call:
         self._clock.start("idle", self._upstream.limits["idle_timeout_s"])
 
     def allow(self, seconds: float) -> None:
-        """Give what is left of the answer that much time in all."""
-        self._clock.start("end", seconds)
+        """Give what is left of the answer that much time in all, or the idle timeout."""
+        self._clock.start("end", min(seconds, self._upstream.limits["idle_timeout_s"]))
 
     def read(self) -> bytes:
         """Return what has come, at most 16 KiB, or nothing at the answer's end.

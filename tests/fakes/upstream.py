@@ -21,8 +21,10 @@ Whole answers, in many shapes (``n`` tokens ``w0 `` to ``w<n-1> ``, as are all b
   no_done n=5             a finish reason, but no end mark
   no_finish n=5           the end mark, but no finish reason
   early k=3 n=5 delay=0   the finish reason after k tokens, and n - k more of them all the same
+  twice k=3 n=5 delay=0   a finish reason after k tokens, and another after the rest; no end mark
   no_usage n=5            no usage
   no_end n=5              a finish reason, then silence on an open connection
+  used_no_end n=5         a finish reason and the usage, then silence on an open connection
   cut_end n=5             a finish reason, then a reset
   http10 n=5              neither length nor chunks: the answer ends with the connection
   json n=5                one object, for all that a stream was asked for
@@ -497,6 +499,15 @@ def early(reply: Reply, k: float = 3, n: float = 5, delay: float = 0) -> None:
 
 
 @fault
+def twice(reply: Reply, k: float = 3, n: float = 5, delay: float = 0) -> None:
+    reply.head()
+    reply.tokens(0, k)
+    reply.say(*reply.dialect.ending("stop", None))
+    reply.tokens(k, n, delay)
+    reply.finish(n, usage=False, done=False)
+
+
+@fault
 def early_cut(reply: Reply, k: float = 3) -> None:
     reply.head()
     reply.tokens(0, k)
@@ -538,6 +549,14 @@ def no_end(reply: Reply, n: float = 5) -> None:
     reply.head()
     reply.tokens(0, n)
     reply.say(*reply.dialect.ending("stop", None))
+    reply.hold()
+
+
+@fault
+def used_no_end(reply: Reply, n: float = 5) -> None:
+    reply.head()
+    reply.tokens(0, n)
+    reply.say(*reply.dialect.ending("stop", n))
     reply.hold()
 
 

@@ -94,10 +94,13 @@ class TestWholeAnswers:
     ) -> None:
         assert ask(backend, f"fault:{fault}").text == text
 
-    def test_text_after_the_finish_reason_belongs_to_the_answer(self, upstream: Upstream) -> None:
-        said = ask(backend_for(upstream, idle=5), "fault:early 1 8 0.3")
+    @pytest.mark.parametrize("fault", ["early 1 8 0.3", "early 3 4 2", "twice 3 5"])
+    def test_text_after_the_finish_reason_belongs_to_the_answer(
+        self, backend: AnthropicBackend, fault: str
+    ) -> None:
+        said = ask(backend, f"fault:{fault}")
 
-        assert said.pieces == [f"w{number} " for number in range(8)]
+        assert said.pieces == [f"w{number} " for number in range(int(fault.split()[2]))]
 
     @pytest.mark.parametrize("fault", ["early_cut", "empty"])
     def test_what_may_not_be_whole_is_no_answer(self, upstream: Upstream, fault: str) -> None:

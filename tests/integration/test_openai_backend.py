@@ -120,10 +120,24 @@ class TestWholeAnswers:
     ) -> None:
         assert ask(backend, prompt).text == text
 
-    def test_text_after_the_finish_reason_belongs_to_the_answer(self, upstream: Upstream) -> None:
-        said = ask(backend_for(upstream.url, idle=5), "fault:early 1 8 0.3")
+    @pytest.mark.parametrize("fault", ["early 1 8 0.3", "early 3 4 2", "twice 3 5", "twice 3 4 2"])
+    def test_text_after_the_finish_reason_belongs_to_the_answer(
+        self, backend: OpenAIBackend, fault: str
+    ) -> None:
+        said = ask(backend, f"fault:{fault}")
 
-        assert said.pieces == [f"w{number} " for number in range(8)]
+        assert said.pieces == [f"w{number} " for number in range(int(fault.split()[2]))]
+
+    @pytest.mark.parametrize(
+        ("fault", "idle", "longest"), [("used_no_end", LONG_S, 1.0), ("no_end", 0.5, 0.5)]
+    )
+    def test_an_answer_without_an_end_is_not_waited_for_long(
+        self, upstream: Upstream, fault: str, idle: float, longest: float
+    ) -> None:
+        began = time.monotonic()
+
+        assert ask(backend_for(upstream.url, idle=idle), f"fault:{fault}").pieces == TOKENS
+        assert time.monotonic() - began < longest + AT_ONCE_S
 
     @pytest.mark.parametrize("fault", ["early_cut", "empty"])
     def test_what_may_not_be_whole_is_no_answer(self, upstream: Upstream, fault: str) -> None:
