@@ -156,11 +156,11 @@ def wants_a_tool() -> UpstreamError:
 def _streamed(call: Call, answer: Answer) -> Iterator[str | Usage]:
     """Yield the text of an event stream, and what it costs; an empty text for a first thought."""
     reader = SSEReader()
-    while data := _read(call, answer):
+    while piece := _read(call, answer):
         lines, end_s, said = reader.lines, answer.end_s, False
-        for event in reader.feed(data):
+        for data in reader.feed(piece):
             begun = answer.begun
-            text = answer.add(event.data)
+            text = answer.add(data)
             yield from answer.news()
             if text:
                 said = True

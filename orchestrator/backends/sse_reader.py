@@ -1,7 +1,6 @@
 """Reads Server-Sent Events out of bytes as they come, by the WHATWG's rules."""
 
 import re
-from dataclasses import dataclass
 
 from orchestrator.errors import UpstreamError
 
@@ -11,16 +10,10 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
-    """One event; ``name`` is ``message`` where the stream gives none."""
-
-    name: str
-    data: str
-
-
 class SSEReader:
-    """Bytes go in as they come off the wire, whole events come out.
+    """Bytes go in as they come off the wire, whole events come out: the data of each.
+
+    An event's name is left out: those who send one say the same in the data.
 
     ``lines`` counts the lines that have ended so far. A comment is one too, so a growing count
     says that the sender lives. An event that its blank line never ended is dropped, as the rules
@@ -32,10 +25,9 @@ class SSEReader:
         self._limit = max_event_bytes
         self._partial = bytearray()
         self._after_cr = False
-        self._name = ""
         self._data = bytearray()
 
-    def feed(self, data: bytes) -> list[ServerSentEvent]:
+    def feed(self, data: bytes) -> list[str]:
         """Return the events that ``data`` completes.
 
         Raises UpstreamError for a line or an event over the limit.
@@ -50,13 +42,13 @@ class SSEReader:
             self._partial += piece
             event = self._line(bytes(self._partial))
             self._partial.clear()
-            if event:
+            if event is not None:
                 events.append(event)
         self._partial += rest
         self._check(len(self._partial))
         return events
 
-    def _line(self, line: bytes) -> ServerSentEvent | None:
+    def _line(self, line: bytes) -> str | None:
         if not self.lines:
             line = line.removeprefix(_BYTE_ORDER_MARK)
         self.lines += 1
@@ -67,16 +59,11 @@ class SSEReader:
         if name == b"data":
             self._data += value + b"\n"
             self._check(0)
-        elif name == b"event":
-            self._name = value.decode("utf-8", "replace")
         return None
 
-    def _dispatch(self) -> ServerSentEvent | None:
-        name, data = self._name, self._data
-        self._name, self._data = "", bytearray()
-        if not data:
-            return None
-        return ServerSentEvent(name or "message", data[:-1].decode("utf-8", "replace"))
+    def _dispatch(self) -> str | None:
+        data, self._data = self._data, bytearray()
+        return data[:-1].decode("utf-8", "replace") if data else None
 
     def _check(self, more: int) -> None:
         if len(self._data) + more > self._limit:
