@@ -162,7 +162,7 @@ class Failover:
                 except RunError as error:
                     stop.check()
                     step = plan.after(entry.index, error, self._clock())
-                    again = step is not None and entry.index in step.targets
+                    again = step is not None and plan.may_return_to(entry.index)
                     failures.add(entry, error, again)
                 finally:
                     entry.permit.leave()

@@ -13,6 +13,8 @@ MOST_ATTEMPTS = 10
 BACKOFF_S = 0.25
 BACKOFF_MAX_S = 8.0
 """The first wait between two attempts is up to BACKOFF_S; each next one up to twice as long."""
+JITTER = 0.1
+"""A wait that a provider asks for is longer by up to this share, so that not all come at once."""
 
 
 class Verdict(Enum):
@@ -81,6 +83,7 @@ class Plan:
         self._deadline = deadline
         self._rng = rng
         self._left = list(range(targets))
+        self._aside: dict[int, float] = {}
         self._failures = [0] * targets
         self._errors: list[tuple[int, RunError]] = []
         self._too_long = False
@@ -95,17 +98,22 @@ class Plan:
         self._errors.append((target, error))
         self._failures[target] += 1
         others = [other for other in self._left if other != target]
-        if len(self._errors) == MOST_ATTEMPTS:
-            return None
-        match self._judge(error):
-            case Verdict.NOBODY:
-                return None
-            case Verdict.ANYONE:
-                wait_s = self._wait(target, error, bool(others))
-                if wait_s is not None and now + wait_s < self._deadline:
-                    return Step([target, *others], wait_s)
         self._left = others
-        return Step(others) if others else None
+        verdict = self._judge(error)
+        if len(self._errors) == MOST_ATTEMPTS or verdict is Verdict.NOBODY:
+            return None
+        if verdict is Verdict.ANYONE and self._may_try_again(target, others):
+            wait_s = self._wait(target, error, now)
+            if now + wait_s < self._deadline:
+                if others and not self._is_long(error):
+                    self._left = [target, *others]
+                    return Step(self._left, wait_s)
+                self._aside[target] = now + wait_s
+        return Step(others) if others else self._return(now)
+
+    def may_return_to(self, target: int) -> bool:
+        """Return whether ``target`` may be asked once more."""
+        return target in self._left or target in self._aside
 
     def verdict(self) -> RunError | None:
         """Return the error of the most telling attempt; None where there was none.
@@ -129,15 +137,35 @@ class Plan:
             self._too_long = True
         return verdict
 
-    def _wait(self, target: int, error: RunError, has_others: bool) -> float | None:
-        """Return the seconds to wait for this target; None where it isn't asked again."""
+    def _may_try_again(self, target: int, others: Sequence[int]) -> bool:
+        """Whether an attempt at ``target`` is left, and takes none that the others need."""
         limit = self._policy.retries + 1
-        if self._failures[target] >= (min(limit, 2) if has_others else limit):
-            return None
-        asked = error.details.get("retry_after")
+        if others:
+            limit = min(limit, 2)
+        attempts_left = MOST_ATTEMPTS - len(self._errors)
+        return self._failures[target] < limit and attempts_left > len(others)
+
+    def _is_long(self, error: RunError) -> bool:
+        asked: float = error.details.get("retry_after") or 0.0
+        return asked > self._policy.retry_after_max_s
+
+    def _wait(self, target: int, error: RunError, now: float) -> float:
+        """Return the seconds before ``target`` may be asked again."""
+        asked: float = error.details.get("retry_after") or 0.0
         if not asked:
             return backoff(self._failures[target], self._rng)
-        return None if has_others and asked > self._policy.retry_after_max_s else float(asked)
+        # Never past the deadline for the jitter alone.
+        left_s = max(0.0, self._deadline - now - asked)
+        return asked + JITTER * min(asked, left_s) * self._rng()
+
+    def _return(self, now: float) -> Step | None:
+        """Go back to the target set aside that may be asked first."""
+        if not self._aside:
+            return None
+        target = min(self._aside, key=self._aside.__getitem__)
+        wait_s = self._aside.pop(target) - now
+        self._left = [target]
+        return Step(self._left, max(0.0, wait_s))
 
 
 def _weight(error: RunError) -> int:

@@ -46,7 +46,8 @@ No answer:
   role delay=0.02         events without text and without end
   status code=500 retry_after=0   an error object; retry_after 0 sends no such header
   context, policy         400: the conversation is too long, the content is against the rules
-  busy_until, busy_ms     429 with Retry-After as a date in 30 s, or with Retry-After-Ms: 1500
+  busy_until seconds=30   429 with Retry-After as a date, in whole seconds
+  busy_ms                 429 with Retry-After-Ms: 1500
   moderated               403 all the same, since the prompt was flagged (OpenRouter)
   detail code=422         FastAPI's shape of it
   html code=404           a web page
@@ -735,8 +736,8 @@ def moderated(reply: Reply) -> None:
 
 
 @fault
-def busy_until(reply: Reply) -> None:
-    date = formatdate(time.time() + 30, usegmt=True)
+def busy_until(reply: Reply, seconds: float = 30) -> None:
+    date = formatdate(time.time() + seconds, usegmt=True)
     reply.fail(429, Retry_After=date)
 
 

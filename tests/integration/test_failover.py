@@ -221,17 +221,38 @@ def test_a_refusal_of_the_content_tells_its_reason(route: Route) -> None:
     assert "must not talk about that" in (route("a/fault:policy").ask().job.error or "")
 
 
-def test_the_wait_that_a_provider_asks_for_is_kept(route: Route, primary: Upstream) -> None:
-    ran = route("a/fault:first/1/status/429/1").ask()
+@pytest.mark.parametrize(
+    ("fault", "least", "most"),
+    [
+        ("status/429/1", 1.0, 1.1),
+        ("status/503/0.5", 0.5, 0.55),
+        ("busy_ms", 1.5, 1.65),
+        # A date has no fractions of a second.
+        ("busy_until/3", 2.0, 3.3),
+    ],
+)
+def test_the_wait_that_a_provider_asks_for_is_kept(
+    route: Route, primary: Upstream, fault: str, least: float, most: float
+) -> None:
+    ran = route(f"a/fault:first/1/{fault}").ask()
+    assert ran.text == ANSWER
     first, second = primary.seen(ran.prompt)["times"]
-    assert 1.0 <= second - first < 1.0 + BUSY * 0.5
+    assert least <= second - first < most + BUSY * 0.5
 
 
-def test_a_longer_wait_is_kept_too_where_there_is_no_other(route: Route, primary: Upstream) -> None:
-    ran = route("a/fault:first/1/status/429/2").ask()
-    assert ran.job.status is Status.COMPLETED
+def test_a_longer_wait_is_kept_too_once_there_is_no_other(
+    route: Route, primary: Upstream, spare: Upstream
+) -> None:
+    ran = route("a/fault:first/1/status/429/2", "b/fault:status/401").ask()
+    assert (ran.text, ran.job.attempts) == (ANSWER, 3)
     first, second = primary.seen(ran.prompt)["times"]
-    assert 2.0 <= second - first < 2.0 + BUSY * 0.5
+    assert 2.0 <= second - first < 2.2 + BUSY * 0.5
+    assert spare.seen(ran.prompt)["times"][0] < second
+
+
+def test_the_last_of_many_targets_is_asked_too(route: Route) -> None:
+    down = [f"a/fault:status/500/0/{number}" for number in range(5)]
+    assert route(*down, "b/fault:ok/7").ask().text == SPARE
 
 
 def test_retries_are_as_many_as_the_file_says(route: Route, primary: Upstream) -> None:

@@ -40,7 +40,7 @@ def asked_to_wait(seconds: float) -> UpstreamError:
 
 
 def a_plan(targets: int, retries: int = 2, retry_after_max_s: float = 5.0) -> Plan:
-    """A plan without jitter: each wait is the longest that it can be."""
+    """A plan whose every wait is the longest that it can be."""
     return Plan(Policy(retries, retry_after_max_s), targets, DEADLINE, rng=lambda: 1.0)
 
 
@@ -91,7 +91,7 @@ def test_content_that_is_refused_on_principle_is_shown_to_no_other() -> None:
         (WRONG, [0], [0, 1]),
         (INDECENT, [0], [0]),
         (asked_to_wait(4), [0, 0, 0], [0, 0, 1, 1, 1]),
-        (asked_to_wait(30), [0, 0, 0], [0, 1, 1, 1]),
+        (asked_to_wait(30), [0, 0, 0], [0, 1, 0, 1, 0, 1]),
     ],
     ids=lambda value: getattr(value, "message", None),
 )
@@ -115,6 +115,13 @@ def test_ten_attempts_are_all() -> None:
     assert len(targets_asked(a_plan(8, retries=9), BROKEN)) == MOST_ATTEMPTS
 
 
+@pytest.mark.parametrize("targets", range(2, 11))
+def test_whoever_fails_leaves_an_attempt_to_each_other(targets: int) -> None:
+    asked = targets_asked(a_plan(targets, retries=9), BROKEN)
+    assert sorted(set(asked)) == list(range(targets))
+    assert asked[:2] == ([0, 1] if targets == 10 else [0, 0])
+
+
 def test_a_target_that_was_passed_by_is_asked_once_the_others_have_failed() -> None:
     plan = a_plan(2)
     assert plan.after(1, LOCKED, now=0.0) == Step([0])
@@ -128,9 +135,46 @@ def test_a_target_in_waiting_may_be_replaced_by_one_that_has_room() -> None:
     assert a_plan(2).after(0, BROKEN, now=0.0) == Step([0, 1], BACKOFF_S)
 
 
-def test_what_the_provider_asks_for_is_waited_to_the_letter() -> None:
-    assert a_plan(2).after(0, asked_to_wait(4.5), now=0.0) == Step([0, 1], 4.5)
-    assert a_plan(1).after(0, asked_to_wait(60), now=0.0) == Step([0], 60.0)
+def test_what_the_provider_asks_for_is_waited_for_and_up_to_a_tenth_more() -> None:
+    assert a_plan(2).after(0, asked_to_wait(4.5), now=0.0) == Step([0, 1], pytest.approx(4.95))
+    assert a_plan(1).after(0, asked_to_wait(60), now=0.0) == Step([0], 60 + 0.1 * 40)
+    eager = Plan(Policy(), 1, DEADLINE, rng=lambda: 0.0)
+    assert eager.after(0, asked_to_wait(4.5), now=0.0) == Step([0], 4.5)
+
+
+def test_the_tenth_more_never_goes_past_the_deadline() -> None:
+    step = a_plan(1).after(0, asked_to_wait(99), now=0.0)
+    assert step
+    assert 99 < step.wait_s < DEADLINE
+
+
+def test_a_target_that_asks_for_a_long_wait_is_asked_again_once_no_other_is_left() -> None:
+    plan = a_plan(2)
+    assert plan.after(0, asked_to_wait(10), now=0.0) == Step([1])
+    assert plan.may_return_to(0)
+    assert plan.after(1, LOCKED, now=1.0) == Step([0], 10.0)
+    assert not plan.may_return_to(1)
+
+
+def test_its_wait_runs_while_the_others_are_asked() -> None:
+    plan = a_plan(2)
+    plan.after(0, asked_to_wait(10), now=0.0)
+    assert plan.after(1, LOCKED, now=30.0) == Step([0], 0.0)
+
+
+def test_of_several_set_aside_the_one_that_may_be_asked_first_is() -> None:
+    plan = a_plan(3)
+    plan.after(0, asked_to_wait(30), now=0.0)
+    plan.after(1, asked_to_wait(10), now=0.0)
+    assert plan.after(2, LOCKED, now=1.0) == Step([1], 10.0)
+    assert plan.after(1, LOCKED, now=11.0) == Step([0], 22.0)
+    assert plan.after(0, LOCKED, now=33.0) is None
+
+
+def test_a_wait_past_the_deadline_is_not_begun_later_either() -> None:
+    plan = a_plan(2)
+    assert plan.after(0, asked_to_wait(120), now=0.0) == Step([1])
+    assert plan.after(1, LOCKED, now=1.0) is None
 
 
 def test_a_provider_that_asks_for_no_wait_is_not_hammered() -> None:
@@ -139,7 +183,7 @@ def test_a_provider_that_asks_for_no_wait_is_not_hammered() -> None:
 
 def test_no_wait_goes_past_the_deadline() -> None:
     assert a_plan(1).after(0, asked_to_wait(60), now=50.0) is None
-    assert a_plan(2).after(0, asked_to_wait(4), now=99.0) == Step([1], 0.0)
+    assert a_plan(2).after(0, asked_to_wait(4), now=99.0) == Step([1])
     assert a_plan(1).after(0, BROKEN, now=99.9) is None
 
 
