@@ -34,9 +34,10 @@ from orchestrator.routing.base import Gate, Route, Through
 from orchestrator.routing.breaker import Breaker
 from orchestrator.routing.cache import Cached
 from orchestrator.routing.coalesce import Coalesced
-from orchestrator.routing.failover import Failover, Target
+from orchestrator.routing.failover import Failover
 from orchestrator.routing.retry import Policy
 from orchestrator.routing.slots import Slots
+from orchestrator.routing.target import Target
 from orchestrator.runner import Runner
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service

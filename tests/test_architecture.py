@@ -71,6 +71,8 @@ FLOORS: dict[str, list[str]] = {
     "routing": [
         "routing",
         "routing.base routing.breaker routing.key routing.retry routing.silence routing.slots",
+        "routing.target",
+        "routing.attempt routing.choice",
         "routing.cache routing.coalesce routing.failover",
     ],
     "engine": ["runner"],

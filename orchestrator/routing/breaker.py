@@ -19,6 +19,8 @@ SHARE, LEAST, WINDOW_S = 0.5, 10, 30.0
 """and so does this share of at least so many calls in so many seconds."""
 OPEN_S, OPEN_MAX_S = 5.0, 60.0
 """How long it stays open at first, and at most: each time in a row twice as long."""
+HELD_MAX_S = OPEN_MAX_S
+"""The longest that one Retry-After keeps all others away: it was said of one call."""
 PROBE_S = 30.0
 """How long a probe may keep others away without a sign of life."""
 SILENCE_S, SILENCE_TIMES = 0.5, 2.0
@@ -105,7 +107,7 @@ class Breaker:
 
     Closed, it lets every call through; open, none; after its time, one: the probe. Its first
     sign of life closes the breaker, its failure opens it again for longer, and one that is never
-    reported on makes place for another.
+    reported on makes place for another. Held, it lets none through for as long as the target asks.
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -116,6 +118,7 @@ class Breaker:
         self._in_a_row = 0
         self._openings = 0
         self._open_until: float | None = None
+        self._held_until: float | None = None
         self._probe: Permit | None = None
         self._probe_until = 0.0
         self._usual_s: float | None = None
@@ -130,7 +133,7 @@ class Breaker:
     @property
     def is_closed(self) -> bool:
         """Whether it lets every call through."""
-        return self._open_until is None
+        return self._open_until is None and self._held_until is None
 
     def open_s(self) -> float:
         """Return for how many seconds it stays open; 0 where it doesn't keep every call away."""
@@ -139,16 +142,35 @@ class Breaker:
         with self._lock:
             return max(0.0, (self._open_until or 0.0) - self._clock())
 
+    def held_s(self) -> float:
+        """Return for how many seconds the target has asked to be left alone."""
+        if self._held_until is None:
+            return 0.0
+        with self._lock:
+            return self._held_s()
+
     def wait_s(self) -> float:
         """Return the seconds until a call is let through, at a probe's end sooner; 0 for now."""
-        if self._open_until is None:
+        if self.is_closed:
             return 0.0
         with self._lock:
             return self._wait_s()
 
+    def hold(self, seconds: float, error: RunError) -> None:
+        """Let no call through for so long: the target asks for it. That alone is no failure."""
+        seconds = min(seconds, HELD_MAX_S)
+        with self._lock:
+            until = self._clock() + seconds
+            if self._held_s():
+                until = max(until, self._held_until or 0.0)
+            else:
+                logger.warning("%s asks to be left alone for %.3g s", self._name, seconds)
+            self._held_until, self._error = until, error
+            self._wake()
+
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """While inside, ``wake``, which must not block, is called when a probe has ended."""
+        """While inside, ``wake``, which must not block, is called where a wait changes."""
         with self._lock:
             self._wakers.append(wake)
         try:
@@ -221,14 +243,23 @@ class Breaker:
     # Inside the lock
 
     def _wait_s(self) -> float:
+        held_s = self._held_s()
         if self._open_until is None:
-            return 0.0
+            return held_s
         now = self._clock()
         if now < self._open_until:
-            return self._open_until - now
+            return max(held_s, self._open_until - now)
         if self._probe and now < self._probe_until:
             return self._probe_until - now
-        return 0.0
+        return held_s
+
+    def _held_s(self) -> float:
+        if self._held_until is None:
+            return 0.0
+        held_s = max(0.0, self._held_until - self._clock())
+        if not held_s:
+            self._held_until = None
+        return held_s
 
     def _count(self, failed: bool) -> None:
         now = math.floor(self._clock())

@@ -67,38 +67,47 @@ class Slots:
 
 
 class _Waiter:
-    """Someone in one or more lines, who takes the first place offered."""
+    """Someone in one or more lines, who takes the first place offered and is ``woken`` then."""
 
-    def __init__(self) -> None:
+    def __init__(self, woken: threading.Event) -> None:
         self._lock = threading.Lock()
         self._closed = False
-        self.woken = threading.Event()
-        self.taken: Slots | None = None
+        self._woken = woken
+        self._taken: Slots | None = None
 
     def accept(self, slots: Slots) -> bool:
         """Take the place, or refuse it."""
         with self._lock:
-            if self.taken or self._closed:
+            if self._taken or self._closed:
                 return False
-            self.taken = slots
-        self.woken.set()
+            self._taken = slots
+        self._woken.set()
         return True
 
     def close(self) -> "Slots | None":
         """Refuse all that is still offered, and return what was taken."""
         with self._lock:
             self._closed = True
-            return self.taken
+            return self._taken
 
 
-def wait_for_any(choices: Sequence[Slots], stop: StopSignal) -> Slots:
-    """Wait in every line at once, and return where a place was taken. Raises Stopped on a stop."""
-    waiter = _Waiter()
+def wait_for_any(
+    choices: Sequence[Slots],
+    stop: StopSignal,
+    woken: threading.Event | None = None,
+    seconds: float | None = None,
+) -> Slots | None:
+    """Wait in every line at once, and return where a place was taken.
+
+    None after ``seconds``, or once ``woken`` is set by somebody else. Raises Stopped on a stop.
+    """
+    woken = woken or threading.Event()
+    waiter = _Waiter(woken)
     try:
-        with stop.waking(waiter.woken.set):
+        with stop.waking(woken.set):
             for slots in choices:
                 slots.join(waiter)
-            waiter.woken.wait()
+            woken.wait(seconds)
         stop.check()
     except BaseException:
         if taken := waiter.close():
@@ -107,6 +116,4 @@ def wait_for_any(choices: Sequence[Slots], stop: StopSignal) -> Slots:
     finally:
         for slots in choices:
             slots.quit(waiter)
-    taken = waiter.close()
-    assert taken
-    return taken
+    return waiter.close()

@@ -255,6 +255,18 @@ def test_the_last_of_many_targets_is_asked_too(route: Route) -> None:
     assert route(*down, "b/fault:ok/7").ask().text == SPARE
 
 
+def test_a_target_that_asks_for_a_long_wait_has_it_from_all(
+    route: Route, primary: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    routed = route("a/fault:status/429/20")
+    first = routed.submit("told to wait")
+    eventually(lambda: "asks to be left alone" in caplog.text)
+    others = [routed.submit(f"waits for it too {number}") for number in range(5)]
+    assert routed.service.get(first).status is Status.PROCESSING
+    assert {routed.service.get(other).status for other in others} == {Status.PENDING}
+    assert sum(primary.seen(f"waits for it too {number}")["calls"] for number in range(5)) == 0
+
+
 def test_retries_are_as_many_as_the_file_says(route: Route, primary: Upstream) -> None:
     ran = route("a/fault:status/500", more="retries = 0").ask()
     assert primary.seen(ran.prompt)["calls"] == ran.job.attempts == 1

@@ -248,6 +248,46 @@ def test_a_probe_that_was_too_short_to_tell_makes_place_for_another(
     assert breaker.open_s() > 0
 
 
+def test_held_it_lets_nobody_through_and_is_not_open(breaker: Breaker, clock: Clock) -> None:
+    breaker.hold(20, ERROR)
+    assert (breaker.wait_s(), breaker.held_s(), breaker.open_s()) == pytest.approx((20, 20, 0))
+    assert breaker.enter() is None
+    assert not breaker.is_closed
+    assert breaker.last_error is ERROR
+    clock.advance(20.01)
+    assert breaker.wait_s() == breaker.held_s() == 0
+    assert breaker.is_closed
+    assert [breaker.enter() is not None for _ in range(3)] == [True] * 3, "there is no probe"
+
+
+def test_a_shorter_hold_takes_nothing_from_a_longer_one(breaker: Breaker) -> None:
+    breaker.hold(20, ERROR)
+    breaker.hold(1, ERROR)
+    assert breaker.held_s() == pytest.approx(20)
+
+
+def test_no_hold_lasts_longer_than_a_minute(breaker: Breaker) -> None:
+    breaker.hold(86_400, ERROR)
+    assert breaker.held_s() == pytest.approx(60)
+
+
+def test_held_and_open_it_waits_for_the_end_of_both(breaker: Breaker, clock: Clock) -> None:
+    breaker.hold(20, ERROR)
+    late = Permit(breaker, clock())
+    for _ in range(5):
+        breaker.add_failure(late, ERROR)
+    assert (breaker.wait_s(), breaker.open_s()) == pytest.approx((20, 5))
+    clock.advance(20.01)
+    assert [breaker.enter() is not None for _ in range(2)] == [True, False], "one probes"
+
+
+def test_whoever_waits_is_woken_as_it_is_held(breaker: Breaker) -> None:
+    woken = threading.Event()
+    with breaker.waking(woken.set):
+        breaker.hold(1, ERROR)
+    assert woken.is_set()
+
+
 def test_only_the_first_report_counts(breaker: Breaker) -> None:
     fail(breaker, 4)
     permit = enter(breaker)

@@ -12,10 +12,11 @@ from orchestrator.events import FinishReason
 from orchestrator.job import GenerateRequest
 from orchestrator.routing.base import Attempt
 from orchestrator.routing.breaker import FAILURES, OPEN_S, Breaker
-from orchestrator.routing.failover import Failover, Target
+from orchestrator.routing.failover import Failover
 from orchestrator.routing.retry import Policy
 from orchestrator.routing.silence import Silence
 from orchestrator.routing.slots import Slots
+from orchestrator.routing.target import Target
 from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.clock import Clock
@@ -195,7 +196,7 @@ def test_a_request_that_asks_again_and_again_counts_once(clock: Clock) -> None:
 
 
 def test_a_failure_counts_though_its_request_is_stopped_before_it_asks_again(clock: Clock) -> None:
-    busy = UpstreamError("busy", status=429, retry_after=30)
+    busy = UpstreamError("busy", status=503, retry_after=30)
     backend = Told(busy)
     target = a_target(backend, clock)
     fail(target, FAILURES - 1)
@@ -292,6 +293,88 @@ def test_a_request_starts_at_once_where_it_is_to_fail_at_once(clock: Clock) -> N
     assert admission
     with pytest.raises(UpstreamError, match=DOWN.message):
         list(admission.route.stream(a_request(), [], StopSignal()))
+
+
+def test_a_target_that_asks_for_time_is_left_alone_by_all(clock: Clock) -> None:
+    busy = Told(UpstreamError("busy", status=429, retry_after=20))
+    target, other = a_target(busy, clock), a_target(Told(), clock)
+    route = a_route(clock, target, other, patience_s=5.0)
+    assert Asker(route).end()[0] == Attempt(2, "told")
+
+    alone = a_route(clock, target)
+    assert not alone.has_room(), "what comes waits in the queue"
+    assert alone.admit() is None
+    alone.check()
+    assert Asker(route).end()[0] == Attempt(1, "told")
+    assert busy.calls == 1
+    clock.advance(20)
+    assert alone.has_room()
+    assert Asker(alone).end()[-1] == Finish(FinishReason.STOP)
+
+
+def test_whoever_has_begun_waits_for_it_up_to_the_deadline(clock: Clock) -> None:
+    target = a_target(Told(), clock)
+    target.breaker.hold(20, DOWN)
+    late = Asker(a_route(clock, target), timeout_s=19)
+    late.end()
+    assert isinstance(late.error, UpstreamError)
+    assert late.error.message == DOWN.message
+
+    in_time = Asker(a_route(clock, target, patience_s=1.0), timeout_s=21)
+    assert not in_time.wait(0.1)
+    clock.advance(20)
+    target.breaker.hold(0.0, DOWN)
+    assert in_time.end() == ["hello", Finish(FinishReason.STOP)]
+
+
+def test_to_be_asked_too_often_is_no_failure(clock: Clock) -> None:
+    busy = UpstreamError("busy", status=429, retry_after=1)
+    target, other = a_target(Told(*[busy] * 2 * FAILURES), clock), a_target(Told(), clock)
+    route = a_route(clock, target, other, patience_s=0.5)
+    for _ in range(2 * FAILURES):
+        Asker(route).end()
+        clock.advance(2)
+    assert target.breaker.open_s() == 0
+
+
+def test_whoever_waits_for_a_place_sees_another_target_come_back(clock: Clock) -> None:
+    full, other = a_target(Told(), clock, 1), a_target(Told(), clock)
+    assert full.slots.take()
+    fail(other)
+    asker = Asker(a_route(clock, full, other))
+    eventually(lambda: other.breaker._wakers)
+    assert not asker.wait(0.1)
+    clock.advance(OPEN_S)
+    probe = other.breaker.enter()
+    assert probe
+    probe.alive()
+    assert asker.end() == [Attempt(1, "told"), "hello", Finish(FinishReason.STOP)]
+
+
+def test_whoever_waits_for_a_place_looks_again_when_another_may_be_tried(clock: Clock) -> None:
+    full, other = a_target(Told(), clock, 1), a_target(Told(), clock)
+    assert full.slots.take()
+    fail(other)
+    clock.advance(OPEN_S - 0.2)
+    asker = Asker(a_route(clock, full, other))
+    eventually(lambda: other.breaker._wakers)
+    clock.advance(0.2)
+    assert asker.end() == [Attempt(1, "told"), "hello", Finish(FinishReason.STOP)]
+
+
+def test_others_go_to_the_next_target_while_one_is_tried(clock: Clock) -> None:
+    slow, target = Slow(), a_target(Told(), clock)
+    tried = a_target(slow, clock)
+    fail(tried)
+    clock.advance(OPEN_S)
+    route = a_route(clock, tried, target)
+    probe = Asker(route)
+    eventually(lambda: slow.calls == 1)
+    for other in [Asker(route) for _ in range(3)]:
+        assert other.end() == [Attempt(1, "told"), "hello", Finish(FinishReason.STOP)]
+    slow.may_speak.set()
+    assert probe.end() == ["slowly", Finish(FinishReason.STOP)]
+    assert slow.calls == 1
 
 
 @pytest.mark.parametrize("limit", [None, 1])
