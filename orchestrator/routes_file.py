@@ -139,6 +139,7 @@ KINDS: dict[str, Kind] = {
     "echo": Kind(optional=("delay_s",), names_models=False),
 }
 _EVERY_BACKEND = ("kind", "max_concurrency")
+_MOST_TARGETS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +203,8 @@ _BACKEND_RULES = {
 }
 _MODEL_RULES = {
     "targets": _Rule(
-        'a list of "backend/upstream-model", the preferred one first',
-        lambda value: isinstance(value, list) and 0 < len(value) <= 10,
+        f'a list of 1 to {_MOST_TARGETS} "backend/upstream-model", the preferred one first',
+        lambda value: isinstance(value, list) and 0 < len(value) <= _MOST_TARGETS,
     ),
     "retries": _whole(0, 9),
     "retry_after_max_s": _seconds(0, 3600),
@@ -258,7 +259,10 @@ def _tables(content: Mapping[str, Any], part: str) -> Mapping[str, Any]:
         raise ConfigError(f"{part}: there must be at least one table [{part}.NAME].")
     for name, table in tables.items():
         if not name or "/" in name or not name.isprintable():
-            raise ConfigError(f"{part}: {name!r} can't be a name: it is empty or has a slash.")
+            raise ConfigError(
+                f"{part}: {name!r} can't be a name: it is empty, or has a slash or a character "
+                "that is not shown."
+            )
         if not isinstance(table, dict):
             raise ConfigError(f"{part}.{name}: it must be a table: [{part}.{name}].")
     return tables
@@ -305,7 +309,7 @@ def _target(where: str, text: Any, backends: Mapping[str, BackendTable]) -> Targ
             f"{where}: {text!r}: there is no backend {backend!r}; there are: {', '.join(backends)}."
         )
     kind = backends[backend].kind
-    if KINDS[kind].names_models != bool(model):
+    if KINDS[kind].names_models != bool(model) or model != model.strip():
         right = f"{backend}/upstream-model" if KINDS[kind].names_models else backend
         raise ConfigError(f"{where}: {text!r}: a backend of kind {kind!r} is named {right!r} here.")
     return TargetName(backend, model)

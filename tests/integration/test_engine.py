@@ -475,7 +475,7 @@ class TestFailures:
             timeout=LONG_S,
             check=False,
         )
-        assert "too little memory for it; lower ORCHESTRATOR_ENGINE_CONTEXT" in done.stdout, done
+        assert "too little memory for it; it needs less context" in done.stdout, done
 
     def test_a_start_without_the_package_says_what_to_install(
         self, models: Path, monkeypatch: pytest.MonkeyPatch

@@ -249,7 +249,7 @@ def test_a_child_that_is_killed_again_and_again_likely_lacks_memory(
     said = failure(process)
     assert said.startswith(
         "The local model can't be loaded: its process was killed 3 times, likely for lack of "
-        "memory; lower ORCHESTRATOR_ENGINE_CONTEXT"
+        "memory; it needs less context, fewer requests at once, or a smaller model."
     )
     assert len(model.asked_at) == 3
 

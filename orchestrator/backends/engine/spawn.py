@@ -40,9 +40,8 @@ _READ_CHARACTERS = 4096
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\",:()]+/)*")
 
 _NOT_LOADED = "The local model can't be loaded"
-_NEEDS_LESS = (
-    "lower ORCHESTRATOR_ENGINE_CONTEXT or ORCHESTRATOR_ENGINE_SLOTS, or take a smaller model"
-)
+# In no setting's words: a routes file has others, and the process doesn't know which rules.
+_NEEDS_LESS = "it needs less context, fewer requests at once, or a smaller model"
 
 
 class Killed(Exception):
