@@ -89,9 +89,6 @@ def test_a_child_that_takes_too_long_is_said_to(
     assert failure(process) == "The local model can't be loaded: it was not ready after 0.2 s."
 
 
-STILL_FOR_S = 10 * 0.05
-
-
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have stillness be noticed within half a second. Only Linux tells what a process does."""
@@ -117,14 +114,6 @@ def test_a_child_that_does_nothing_while_it_loads_is_ended_and_said_to(
     pipe = str(tmp_path / "pipe")
     process, _ = starting("import os, signal", f"pipe = {pipe!r}", line)
     assert failure(process) == f"The local model can't be loaded: its process {did} for 0.5 s."
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_child_that_is_slow_but_gets_on_is_waited_for(starting: Starting) -> None:
-    work = f"until = time.monotonic() + {6 * STILL_FOR_S}"
-    process, model = starting(work, "while time.monotonic() < until: pass", READY, WAITS)
-    with process.slot(StopSignal(), LONG_S):
-        assert len(model.asked_at) == 1
 
 
 @pytest.mark.usefixtures("impatient")

@@ -9,6 +9,8 @@ LOOK_S = 3.0
 # counted, not seconds, so that a pause of the whole machine is no reason.
 _MOST_STILL = 40
 
+_PROC = Path("/proc")
+
 # Of /proc/PID/stat, behind the name: the state, then the pages that were fetched (minflt, majflt)
 # and the time on a processor (utime, stime), which all threads share.
 _STATE = 0
@@ -28,7 +30,7 @@ class Stillness:
     """
 
     def __init__(self, pid: int) -> None:
-        self._path = Path(f"/proc/{pid}/stat")
+        self._path = _PROC / str(pid) / "stat"
         self._work: list[str] = []
         self._still = 0
 
