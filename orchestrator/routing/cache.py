@@ -52,33 +52,37 @@ class Cached:
         """Return the kept answer to a question, as a route; None where there is none."""
         if request.reuse is not Reuse.ALLOWED:
             return None
-        answer = self._cache.get(key_of(self._identity, request, messages))
-        return Recorded(answer) if answer else None
+        return self._recall(key_of(self._identity, request, messages))
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
     ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         """Yield a kept answer, or the inner route's."""
-        if recorded := self.recall(request, messages):
-            yield from recorded.stream(request, messages, stop)
-        elif request.reuse is Reuse.NEVER:
+        if request.reuse is Reuse.NEVER:
             yield from self._inner.stream(request, messages, stop)
+            return
+        key = key_of(self._identity, request, messages)
+        if request.reuse is Reuse.ALLOWED and (recorded := self._recall(key)):
+            yield from recorded.stream(request, messages, stop)
         else:
-            yield from self._recording(request, messages, stop)
+            yield from self._recording(key, self._inner.stream(request, messages, stop))
+
+    def _recall(self, key: bytes) -> Recorded | None:
+        answer = self._cache.get(key)
+        return Recorded(answer) if answer else None
 
     def _recording(
-        self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
+        self, key: bytes, stream: Generator[str | Usage | Attempt | Finish, None, None]
     ) -> Generator[str | Usage | Attempt | Finish, None, None]:
         backend, size = self.name, 0
         pieces: list[str] = []
-        with contextlib.closing(self._inner.stream(request, messages, stop)) as stream:
+        with contextlib.closing(stream):
             for item in stream:
                 if isinstance(item, Attempt):
                     backend, pieces, size = item.backend, [], 0
                 elif isinstance(item, Finish):
                     if 0 < size <= LARGEST and item.reason in _WHOLE:
                         answer = Answer(_merged(pieces), item.reason, item.usage, backend)
-                        key = key_of(self._identity, request, messages)
                         self._cache.put(key, answer, self._ttl_s)
                 elif isinstance(item, str):
                     size += len(item)
