@@ -64,6 +64,7 @@ Half an answer:
   cut k=3 n=5             closed after k tokens
   cut_reset k=3 n=5       reset after k tokens
   cut_clean k=3           ended in good form after k tokens, without a word why
+  cut_at form=0 k=100     closed after k bytes of ``ok`` (form 0), ``http10`` (1) or ``json`` (2)
   cut_json                a whole answer's object that ends in the middle
   counted k=3             as cut, but each token comes with the usage so far (OpenAI alone)
   stall k=3               silence after k tokens
@@ -266,7 +267,7 @@ class Request:
 class Reply:
     """The writing end of one answer; each method sends at once."""
 
-    def __init__(self, connection: socket.socket, request: Request) -> None:
+    def __init__(self, connection: Any, request: Request) -> None:
         self.connection = connection
         self.request = request
         self.dialect = DIALECTS.get(request.path, OpenAI)()
@@ -830,6 +831,24 @@ def cut_clean(reply: Reply, k: float = 3) -> None:
     reply.head()
     reply.tokens(0, k)
     reply.end()
+
+
+class Paper:
+    """A connection that keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def sendall(self, data: bytes) -> None:
+        self.written += data
+
+
+@fault
+def cut_at(reply: Reply, form: float = 0, k: float = 100) -> None:
+    paper = Paper()
+    (ok, http10, json_)[int(form)](Reply(paper, reply.request))
+    reply.send(paper.written[: int(k)])
+    reply.cut()
 
 
 @fault
