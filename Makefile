@@ -15,7 +15,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-scaled install test check format bench overhead scale-out chaos fuzz isolation lock sbom audit clean
+.PHONY: help run run-scaled install test check format bench overhead scale-out chaos fuzz isolation flapping lock sbom audit clean
 
 help:
 	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
@@ -29,6 +29,7 @@ help:
 	@echo "make scale-out  measure one worker and two beside the same job on Celery and Flask"
 	@echo "make chaos      kill, stop and restart what runs for 10 minutes, and miss no answer"
 	@echo "make fuzz       send whatever may come for up to 10 minutes, and find no rule broken"
+	@echo "make flapping   have a provider come and go for a minute, and get no half answer"
 	@echo "make isolation  have 50 tenants send 20,000 requests, and none reads of another"
 	@echo "make lock       write requirements.txt: what requirements.in needs, with all hashes"
 	@echo "make sbom       write sbom.json: all that make run installs, as CycloneDX"
@@ -74,6 +75,9 @@ chaos: $(DEV)/built
 
 fuzz: $(DEV)/built
 	@$(DEV)/bin/python -m tests.fuzz $(ARGS)
+
+flapping: $(DEV)/built
+	FLAPPING_S=60 $(DEV)/bin/python -m pytest tests/e2e/test_flapping.py $(ARGS)
 
 isolation: $(DEV)/built
 	ISOLATION_REQUESTS=20000 $(DEV)/bin/python -m pytest tests/e2e/test_isolation.py $(ARGS)

@@ -1,4 +1,7 @@
-"""A provider that comes and goes, under load through every view, for as long as FLAPPING_S says."""
+"""A provider that comes and goes, under load through every view, for as long as FLAPPING_S says.
+
+FLAPPING_S=60 (make flapping) is the whole of it, and takes most of a processor for that minute.
+"""
 
 import os
 import time
