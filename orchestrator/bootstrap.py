@@ -1,29 +1,20 @@
-"""The composition root: settings in, a service out. Only here are concrete classes named."""
+"""The composition root: settings in, a service out. Here and in makers are classes named."""
 
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
-from orchestrator.backends.anthropic import AnthropicBackend, headers_of
 from orchestrator.backends.base import Backend
-from orchestrator.backends.echo import EchoBackend
-from orchestrator.backends.engine.backend import EngineBackend
 from orchestrator.backends.engine.engines import Engines
-from orchestrator.backends.openai import OpenAIBackend
-from orchestrator.backends.probe import list_models
-from orchestrator.backends.python import PythonBackend
-from orchestrator.backends.upstream import Limits
 from orchestrator.config import environment
 from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.dispatch.dramatiq.dispatcher import DramatiqDispatcher
 from orchestrator.dispatch.dramatiq.duties import Duties
 from orchestrator.dispatch.pool import Pool
 from orchestrator.errors import ConfigError, PipelineUnavailable
+from orchestrator.makers import MAKERS, Order, Timeouts
 from orchestrator.routes_file import (
-    ENGINE_CONTEXT,
     KINDS,
     BackendTable,
     ModelTable,
@@ -35,6 +26,7 @@ from orchestrator.routing.breaker import Breaker
 from orchestrator.routing.cache import Cached
 from orchestrator.routing.coalesce import Coalesced
 from orchestrator.routing.failover import Failover
+from orchestrator.routing.outage import Outage
 from orchestrator.routing.retry import Policy
 from orchestrator.routing.slots import Slots
 from orchestrator.routing.target import Target
@@ -45,122 +37,15 @@ from orchestrator.settings import Settings
 from orchestrator.stores.base import Cache
 from orchestrator.stores.cache import MemoryCache
 from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.redis.alarms import RedisAlarms
 from orchestrator.stores.redis.cache import RedisCache
 from orchestrator.stores.redis.store import Leases, RedisStore
-from orchestrator.urls import joined
 
 logger = logging.getLogger("orchestrator")
 
 WEB_PATIENCE_S = 1.0
 WORKER_PATIENCE_S = 60.0
 """How long a run waits for Redis. In a web process someone waits for the answer to a submit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """What a backend is given of a model's times, in seconds."""
-
-    connect_timeout_s: float
-    first_token_timeout_s: float
-    idle_timeout_s: float
-
-    @property
-    def silence_s(self) -> float:
-        """How long a backend with these may wait until an answer begins: for a place first, too."""
-        return self.connect_timeout_s + 2 * self.first_token_timeout_s
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """All that is needed to make the backend of one target.
-
-    ``where`` is the setting or key that names its model or callable, for an error to begin with.
-    """
-
-    table: BackendTable
-    model: str
-    timeouts: Timeouts
-    concurrency: int
-    engines: Engines
-    where: str = field(compare=False)
-
-    @property
-    def limits(self) -> Limits:
-        """What a backend over HTTP is given."""
-        return Limits(
-            connect_timeout_s=self.timeouts.connect_timeout_s,
-            first_token_timeout_s=self.timeouts.first_token_timeout_s,
-            idle_timeout_s=self.timeouts.idle_timeout_s,
-            max_connections=self.concurrency,
-        )
-
-
-def _openai(order: Order) -> Backend:
-    return OpenAIBackend(
-        order.table.base_url or "",
-        order.model,
-        order.table.api_key,
-        **order.limits,
-    )
-
-
-def _anthropic(order: Order) -> Backend:
-    return AnthropicBackend(
-        order.model,
-        order.table.api_key or "",
-        base_url=order.table.base_url or "",
-        **order.limits,
-    )
-
-
-def _python(order: Order) -> Backend:
-    try:
-        return PythonBackend(order.table.callable or "", max_threads=order.concurrency)
-    except ConfigError as error:
-        raise ConfigError(f"{order.where}: {error.message}") from error
-
-
-def _echo(order: Order) -> Backend:
-    return EchoBackend(order.table.delay_s)
-
-
-def _engine(order: Order) -> Backend:
-    process = order.engines.process(
-        order.model,
-        slots=order.concurrency,
-        context=order.table.context or ENGINE_CONTEXT,
-        where=order.where,
-    )
-    return EngineBackend(process, **order.limits)
-
-
-def _openai_models(table: BackendTable) -> Sequence[str]:
-    key = {"Authorization": f"Bearer {table.api_key}"} if table.api_key else {}
-    return list_models(table.base_url or "", key)
-
-
-def _anthropic_models(table: BackendTable) -> Sequence[str]:
-    return list_models(joined(table.base_url or "", "/v1"), headers_of(table.api_key or ""))
-
-
-@dataclass(frozen=True, slots=True)
-class Maker:
-    """How a backend of one kind is made, and asked for its models where it's a server.
-
-    ``make`` raises ConfigError, ``models`` UpstreamError where the server doesn't answer.
-    """
-
-    make: Callable[[Order], Backend]
-    models: Callable[[BackendTable], Sequence[str]] | None = None
-
-
-MAKERS = {
-    "openai": Maker(_openai, _openai_models),
-    "anthropic": Maker(_anthropic, _anthropic_models),
-    "engine": Maker(_engine),
-    "python": Maker(_python),
-    "echo": Maker(_echo),
-}
 
 
 def routes_file(settings: Settings) -> RoutesFile:
@@ -206,6 +91,7 @@ class Routes:
             name: Slots(table.max_concurrency) for name, table in self._file.backends.items()
         }
         self._cache = _cache(settings)
+        self._alarms = RedisAlarms(settings.redis_url) if settings.redis_url else None
         self.of: dict[str, Route] = {}
         self.gates: dict[str, Gate] = {}
         self.models: list[Model] = []
@@ -252,7 +138,10 @@ class Routes:
             gate = Through(gate, coalesced.admitted, coalesced.alike)
         self.of[model.name] = route
         self.gates[model.name] = gate
-        self.models.append(Model(model.name, failover.name, failover.check, recall))
+        # With a Redis this process may ask nobody itself: it goes by what the workers tell.
+        targets = list(map(str, model.targets))
+        watch = Outage(model.name, targets, self._alarms) if self._alarms else failover
+        self.models.append(Model(model.name, failover.name, watch.check, recall))
 
     def _identity(self, model: ModelTable) -> str:
         """Return who is asked: a changed file must not find the answers of an earlier one."""
@@ -287,10 +176,15 @@ class Routes:
             self._backends[order] = MAKERS[table.kind].make(order)
         public = TargetName(name.backend, KINDS[table.kind].shown(name.model))
         shown = str(public) if self._settings.routes else name.backend
-        breaker = self._breakers.setdefault(name, Breaker(shown))
         slots = self._slots[name.backend]
         silence_s = timeouts.silence_s if KINDS[table.kind].names_models else math.inf
-        return Target(shown, self._backends[order], breaker, slots, silence_s)
+        return Target(shown, self._backends[order], self._breaker(name, shown), slots, silence_s)
+
+    def _breaker(self, name: TargetName, shown: str) -> Breaker:
+        if name not in self._breakers:
+            tell = partial(self._alarms.note, str(name)) if self._alarms else None
+            self._breakers[name] = Breaker(shown, tell=tell)
+        return self._breakers[name]
 
 
 def build_service(settings: Settings) -> Service:
@@ -383,9 +277,7 @@ def _broker(settings: Settings) -> Broker:
 def _shared_service(
     settings: Settings, store: RedisStore, dispatcher: DramatiqDispatcher, routes: Routes
 ) -> Service:
-    # Whether anything answers for a model is looked at where it runs.
-    models = [Model(model.id, model.backend, recall=model.recall) for model in routes.models]
-    return Service(store, dispatcher, models, sweep_s=min(2.0, settings.lease_s / 3))
+    return Service(store, dispatcher, routes.models, sweep_s=min(2.0, settings.lease_s / 3))
 
 
 def build_reader(settings: Settings, service: Service) -> SubmitReader:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from orchestrator import tls
-from orchestrator.bootstrap import MAKERS, Routes, routes_file, timeouts_of
+from orchestrator.bootstrap import Routes, routes_file, timeouts_of
 from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.errors import ConfigError, PipelineUnavailable, UpstreamError
+from orchestrator.makers import MAKERS
 from orchestrator.rate import parse
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
 from orchestrator.settings import Settings

@@ -26,8 +26,8 @@ LONG = {
     "tests/e2e/test_playground.py": 35,
     "tests/e2e/test_shutdown.py": 24,
     f"{UNDER_GEVENT}[failover]": 20,
-    "tests/integration/test_failover.py": 20,
-    "tests/e2e/test_faults.py": 25,
+    "tests/integration/test_failover.py": 25,
+    "tests/e2e/test_faults.py": 50,
     "tests/chaos/test_chaos.py": 30,
     "tests/fuzz/test_fuzz.py": 20,
     "tests/e2e/test_engine.py": 15,
@@ -45,6 +45,8 @@ LONG = {
     "tests/e2e/test_reuse.py": 25,
     "tests/e2e/test_dockerfile.py": 15,
     "tests/e2e/test_commands.py": 18,
+    "tests/e2e/test_outage_scaled.py": 18,
+    "tests/e2e/test_reuse_by_tenant.py": 10,
 }
 
 

@@ -58,8 +58,8 @@ FLOORS: dict[str, list[str]] = {
         "stores.redis.advice stores.redis.codec stores.redis.gate stores.redis.keys",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
-        "stores.redis.cache stores.redis.credentials stores.redis.limits stores.redis.replies "
-        "stores.redis.writer",
+        "stores.redis.alarms stores.redis.cache stores.redis.credentials stores.redis.limits "
+        "stores.redis.replies stores.redis.writer",
         "stores.redis.views",
         "backends.upstream",
         "backends.answer",
@@ -70,7 +70,8 @@ FLOORS: dict[str, list[str]] = {
     ],
     "routing": [
         "routing",
-        "routing.base routing.breaker routing.key routing.retry routing.silence routing.slots",
+        "routing.base routing.breaker routing.key routing.outage routing.retry routing.silence "
+        "routing.slots",
         "routing.target",
         "routing.attempt routing.choice",
         "routing.cache routing.coalesce routing.failover",
@@ -85,7 +86,7 @@ FLOORS: dict[str, list[str]] = {
         "dispatch.dramatiq.duties",
     ],
     "rules": ["service limits.limiter"],
-    "root": ["bootstrap entrance", "limiter", "check keys_command"],
+    "root": ["makers", "bootstrap entrance", "limiter", "check keys_command"],
     "doors": [
         "body head",
         "web.connections web.dates web.hosts web.json_io web.origins web.params web.routes",
@@ -110,7 +111,7 @@ FLOORS: dict[str, list[str]] = {
 
 # Of these packages, others see the port in base.py; what puts all together names what is behind it.
 PORTS = ("stores", "backends", "routing", "dispatch")
-TOGETHER = ("bootstrap", "check", "entrance", "limiter")
+TOGETHER = ("bootstrap", "check", "entrance", "limiter", "makers")
 
 
 # Who may import what is not the standard library's. A package stands for all its modules.

@@ -30,6 +30,10 @@ NEWEST = 0.125
 """The weight of the newest answer in what is usual."""
 
 
+Tell = Callable[[float, RunError | None], None]
+"""Is told for how many seconds a target is left alone, and why; 0 and None of each answer."""
+
+
 @dataclass(slots=True)
 class _Second:
     """What came of the calls that ended in one second of the clock."""
@@ -105,13 +109,21 @@ class Permit:
 class Breaker:
     """Watches the calls to one target, named ``name`` in the log. ``clock``: monotonic seconds.
 
+    ``tell`` may block: it is called outside the lock, by whoever reports on a call.
+
     Closed, it lets every call through; open, none; after its time, one: the probe. Its first
     sign of life closes the breaker, its failure opens it again for longer, and one that is never
     reported on makes place for another. Held, it lets none through for as long as the target asks.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Tell | None = None,
+    ) -> None:
         self._name = name
+        self._tell = tell or (lambda seconds, error: None)
         self._clock = clock
         self._lock = threading.Lock()
         self._seconds: deque[_Second] = deque()
@@ -209,22 +221,28 @@ class Breaker:
         if permit is not self._probe:
             return
         with self._lock:
-            if permit is self._probe:
+            is_probe = permit is self._probe
+            if is_probe:
                 self._close()
+        if is_probe:
+            self._tell(0.0, None)
 
     def add_success(self, permit: Permit) -> None:
         """Count a call that went well."""
         with self._lock:
             if permit is self._probe:
                 self._close()
-            if self._open_until is None:
+            is_well = self._open_until is None
+            if is_well:
                 self._openings = self._in_a_row = 0
                 self._count(failed=False)
+        if is_well:
+            self._tell(0.0, None)
 
     def add_failure(self, permit: Permit, error: RunError) -> None:
         """Count a call that failed, and open where it is one too many."""
         with self._lock:
-            self._error = error
+            self._error, openings = error, self._openings
             if permit is self._probe:
                 self._open()
             elif self._open_until is None:
@@ -232,6 +250,9 @@ class Breaker:
                 self._count(failed=True)
                 if self._in_a_row >= FAILURES or self._fails_often():
                     self._open()
+            has_opened = self._openings > openings
+        if has_opened:
+            self._tell(self.open_s(), error)
 
     def forget(self, permit: Permit) -> None:
         """Drop a call that tells nothing."""

@@ -1,23 +1,24 @@
 """The route over several targets: one after the other, under one deadline."""
 
 import copy
-import math
 import random
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 
 from orchestrator.backends.base import Finish, Message
-from orchestrator.errors import PipelineUnavailable, RunError, UpstreamError
+from orchestrator.errors import RunError, UpstreamError
 from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.routing.attempt import Failures, ask
 from orchestrator.routing.base import Admission, Attempt
 from orchestrator.routing.choice import Choice
+from orchestrator.routing.outage import unavailable
 from orchestrator.routing.retry import Plan, Policy, Step
 from orchestrator.routing.silence import Patience
 from orchestrator.routing.target import Entry, Target
 from orchestrator.stop import StopSignal
+from orchestrator.stores.base import Alarm
 
 
 class Failover:
@@ -77,11 +78,7 @@ class Failover:
         if not all(opened):
             return
         error = self._targets[0].breaker.last_error
-        raise PipelineUnavailable(
-            f"Nothing answers for the model {self._model} at the moment"
-            + (f". {error.message}" if error else "; try again later."),
-            retry_after=math.ceil(min(opened)),
-        )
+        raise unavailable(self._model, Alarm(min(opened), error.message if error else ""))
 
     def stream(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from orchestrator.errors import NotFound, ResultExpired
+from orchestrator.errors import NotFound, ResultExpired, RunError
 from orchestrator.events import Event, FinishReason, Terminal, Usage
 from orchestrator.job import Job, Status
 from orchestrator.session import History, Session
@@ -295,4 +295,26 @@ class Cache(Protocol):
 
     def put(self, key: bytes, answer: Answer, ttl_s: float) -> None:
         """Keep an answer for ``ttl_s`` seconds at most, unless it is too large."""
+        ...
+
+
+class Alarm(NamedTuple):
+    """A target is left alone for so many seconds more; ``message`` says what it failed with."""
+
+    seconds: float
+    message: str
+
+
+class Alarms(Protocol):
+    """Which targets fail, told by the processes that ask them. It raises nothing."""
+
+    def note(self, target: str, seconds: float, error: RunError | None = None) -> None:
+        """Note that a target is left alone here for so long, or that it answers: 0 seconds.
+
+        One answer, wherever it comes, is enough for all.
+        """
+        ...
+
+    def of(self, targets: Sequence[str]) -> Alarm | None:
+        """Return the first one's, with the shortest time of all; None unless all have one."""
         ...

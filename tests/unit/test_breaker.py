@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.errors import UpstreamError
+from orchestrator.errors import RunError, UpstreamError
 from orchestrator.routing.breaker import PROBE_S, SILENCE_S, WINDOW_S, Breaker, Permit
 from tests.fakes.clock import Clock
 
@@ -286,6 +286,21 @@ def test_whoever_waits_is_woken_as_it_is_held(breaker: Breaker) -> None:
     with breaker.waking(woken.set):
         breaker.hold(1, ERROR)
     assert woken.is_set()
+
+
+def test_it_tells_of_each_opening_and_of_each_answer(clock: Clock) -> None:
+    told: list[tuple[float, RunError | None]] = []
+    breaker = Breaker("primary/big", clock, lambda *what: told.append(what))
+    succeed(breaker)
+    fail(breaker, 5)
+    assert told == [(0.0, None), (pytest.approx(5.0), ERROR)]
+    late = Permit(breaker, clock())
+    breaker.add_success(late)
+    breaker.hold(1, ERROR)
+    assert len(told) == 2, "one from before it opened tells nothing, nor does a hold"
+    clock.advance(5.01)
+    enter(breaker).alive()
+    assert told[2:] == [(0.0, None)]
 
 
 def test_only_the_first_report_counts(breaker: Breaker) -> None:

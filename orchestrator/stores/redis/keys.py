@@ -49,6 +49,9 @@ CACHE_USED = "o:cache-used"
 CACHE_UNTIL = "o:cache-until"
 """The kept answers, by when they are too old."""
 
+ALARM = "o:alarm:"
+"""A string: what a target failed with, for as long as a process leaves it alone."""
+
 API_KEYS = "o:api-keys"
 """A hash: API keys by their ids."""
 API_KEYS_USED = "o:api-keys-used"
