@@ -32,6 +32,7 @@ from orchestrator.errors import (
 from orchestrator.events import FinishReason
 from orchestrator.stop import Stopped, StopSignal
 from tests.fakes.asking import Asking, ask, eventually
+from tests.fakes.closing import close
 from tests.fakes.models import (
     VOICES,
     answer_of,
@@ -88,7 +89,7 @@ def voices(models: Path) -> Iterator[Engine]:
     engine = Engine(str(models / "voices.gguf"), models)
     engine.process.start()
     yield engine
-    engine.process.close(LONG_S)
+    close(engine.process)
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def starting(models: Path) -> Iterator[Starting]:
 
     yield start
     for engine in engines:
-        engine.process.close(LONG_S)
+        close(engine.process)
 
 
 def gone(pid: int) -> bool:
@@ -285,7 +286,7 @@ class TestDeath:
         process = EngineProcess(source, 1, 128, {})
         process.start()
         eventually(lambda: len(source.asked_at) == 5)
-        process.close(LONG_S)
+        close(process)
         gaps = [later - earlier for earlier, later in pairwise(source.asked_at)]
         for gap, least in zip(gaps, (0.05, 0.1, 0.2, 0.2), strict=True):
             assert gap >= least
@@ -300,7 +301,7 @@ class TestDeath:
         room = [b"--slots", b"4", b"--context", b"2048"]
         assert arguments[-7:] == [*room, b"--parent", str(os.getpid()).encode(), b""]
 
-        engine.process.close(LONG_S)
+        close(engine.process)
         assert gone(pid)
 
     def test_it_ends_with_the_drain_and_not_only_with_the_server(
@@ -358,6 +359,7 @@ import resource, sys
 from pathlib import Path
 from orchestrator.errors import UpstreamError
 from tests.fakes.asking import ask
+from tests.fakes.closing import close
 from tests.integration.test_engine import Engine
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 engine = Engine(sys.argv[1], Path("."), slots=16, context=1 << 20)
@@ -366,7 +368,7 @@ try:
     ask(engine, "A")
 except UpstreamError as error:
     print(error.message)
-engine.process.close(LONG_S)
+close(engine.process)
 """
 
 

@@ -19,6 +19,7 @@ from orchestrator.backends.engine.watch import Watch
 from orchestrator.errors import UpstreamError
 from orchestrator.stop import StopSignal
 from tests.fakes.asking import eventually
+from tests.fakes.closing import close
 
 LONG_S = 60.0
 MODULE = "orchestrator.backends.engine.process"
@@ -60,7 +61,7 @@ def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starti
 
     yield start
     for process in processes:
-        process.close(LONG_S)
+        close(process)
 
 
 def failure(process: EngineProcess) -> str:
@@ -146,7 +147,7 @@ def test_a_close_is_no_lack_of_memory(
     begun = tmp_path / "begun"
     process, _ = starting(f"open({str(begun)!r}, 'w')", "time.sleep(60)")
     eventually(begun.exists)
-    process.close(LONG_S)
+    close(process)
     assert failure(process) == "The local model was stopped; the server is ending."
     assert caplog.messages == []
 

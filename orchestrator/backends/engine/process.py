@@ -71,14 +71,12 @@ class EngineProcess:
         """Begin to fetch and load the model. Returns at once."""
         self._supervisor.start()
 
-    def close(self, seconds: float = 0.0) -> None:
-        """End the child, and whatever still waits for it; wait ``seconds`` at most for its end."""
+    def close(self) -> None:
+        """End the child, and whatever still waits for it. Returns at once."""
         self._closing.set()
         with self._changed:
             if self._child:
                 self._child.kill()
-        if seconds and self._supervisor.is_alive():
-            self._supervisor.join(seconds)
 
     @contextmanager
     def slot(self, stop: StopSignal, seconds: float) -> Iterator[Address]:
