@@ -128,7 +128,7 @@ class Call:
         self._clock.start("idle", self._upstream.limits["idle_timeout_s"])
 
     def allow(self, seconds: float) -> None:
-        """Give what is left of the answer that much time in all, or the idle timeout."""
+        """Give the rest of the answer that much time in all, at most the idle timeout."""
         self._clock.start("end", min(seconds, self._upstream.limits["idle_timeout_s"]))
 
     def read(self) -> bytes:
