@@ -367,6 +367,32 @@ def test_the_list_shows_a_request_and_leads_back_to_it(page: Page, server: Serve
     assert known["session_id"] in details.text
 
 
+def test_requests_of_others_are_listed_by_their_session(page: Page, server: Served) -> None:
+    for _ in range(2):
+        body = {"prompt": "not for this list", "session_id": "trip-to-lisbon"}
+        requests.post(f"{server.api}/infer", json=body, headers={"Prefer": "wait=20"})
+    page.open(server.url)
+    page.until(lambda: page.find("#history-unknown").is_displayed())
+    assert page.texts("#requests .title")[:2] == ["Session trip-to-lisbon"] * 2
+    assert "Echo" not in page.find("#requests").text
+
+
+def test_older_requests_stay_listed_when_a_new_one_comes(page: Page, server: Served) -> None:
+    for number in range(15):
+        body = {"prompt": f"earlier {number}"}
+        requests.post(f"{server.api}/infer", json=body, headers={"Prefer": "wait=20"})
+    page.open(server.url)
+    page.until(lambda: page.find("#older").is_displayed())
+    shown = len(page.all("#requests li"))
+    assert shown <= 12
+    page.find("#older").click()
+    page.until(lambda: len(page.all("#requests li")) > shown)
+    listed = page.texts("#requests .title")
+    page.send("the newest")
+    page.until_ended()
+    page.until(lambda: page.texts("#requests .title") == ["the newest", *listed])
+
+
 def test_the_curl_lines_work_when_pasted_into_a_shell(page: Page, server: Served) -> None:
     needs("curl")
     page.open(server.url)

@@ -28,6 +28,9 @@ export function clock(time) {
 
 export const exactly = (time) => exact.format(new Date(time));
 
+/** Return the first part of a UUID, and any other id as it is. */
+export const brief = (id) => id.replace(/^([0-9a-f]{8})-[0-9a-f-]{27}$/i, "$1");
+
 /** Return how long a request took from its submit to its end, or null while it is live. */
 export function tookMs({ created_at: from, completed_at: to }) {
   return to ? Math.max(0, new Date(to) - new Date(from)) : null;

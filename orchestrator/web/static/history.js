@@ -3,11 +3,11 @@
 import * as api from "./api.js";
 import { byId, clone, part } from "./dom.js";
 import { figures } from "./facts.js";
-import { clock, exactly, gist } from "./format.js";
+import { brief, clock, exactly, gist } from "./format.js";
 import { recall } from "./memory.js";
 import { isLive } from "./status.js";
 
-const PAGE = 30;
+const PAGE = 12;
 const LIVE_POLL_MS = 3000;
 
 export class History {
@@ -37,12 +37,20 @@ export class History {
     clearTimeout(this.#timer);
     const page = await this.#load({ limit: PAGE });
     if (!page) return;
-    this.#requests = page.data;
-    this.#cursor = page.next_cursor;
+    this.#takeNewest(page);
     this.#show();
     if (!document.hidden && page.data.some(({ status }) => isLive(status))) {
       this.#again(LIVE_POLL_MS);
     }
+  }
+
+  /** What older pages brought stays below the newest page, where the two meet. */
+  #takeNewest({ data, next_cursor: cursor }) {
+    const last = data.at(-1)?.request_id;
+    const met = this.#requests.findIndex(({ request_id: id }) => id === last);
+    const older = met < 0 ? [] : this.#requests.slice(met + 1);
+    this.#requests = [...data, ...older];
+    if (!older.length) this.#cursor = cursor;
   }
 
   #again(wait) {
@@ -73,6 +81,7 @@ export class History {
     this.#rows = new Map(rows.map((row) => [row.dataset.id, row]));
     this.#place(rows);
     byId("history-empty").hidden = this.#requests.length > 0;
+    byId("history-unknown").hidden = !rows.some((row) => row.querySelector(".unknown"));
     byId("older").hidden = !this.#cursor;
   }
 
@@ -93,7 +102,9 @@ export class History {
     const link = row.firstElementChild;
     link.href = `#${new URLSearchParams({ session, request: id })}`;
     link.ariaCurrent = session === this.#sessionId ? "true" : null;
-    part(row, "title").textContent = title(request);
+    const prompt = gist(recall(id)?.prompt ?? "");
+    part(row, "title").textContent = prompt || `Session ${brief(session)}`;
+    part(row, "title").classList.toggle("unknown", !prompt);
     part(row, "figures").textContent = figures(request);
     part(row, "time").textContent = clock(request.created_at);
     part(row, "time").dateTime = request.created_at;
@@ -102,8 +113,4 @@ export class History {
     part(row, "chip").dataset.status = request.status;
     return row;
   }
-}
-
-function title({ request_id: id, result, error }) {
-  return gist(recall(id)?.prompt ?? result ?? error ?? "") || id;
 }

@@ -147,7 +147,7 @@ export class Turn {
     const root = this.#part("prompt");
     if (prompt === null) {
       root.classList.add("unknown");
-      root.textContent = "This prompt was sent from elsewhere.";
+      root.textContent = "The prompt isn't kept in this tab.";
     } else if (prompt.length <= LONG_PROMPT) {
       root.textContent = prompt;
     } else {
