@@ -302,11 +302,64 @@ def test_an_error_is_shown_as_the_api_said_it(page: Page, server: Served, transp
     assert told.keys() == body.keys()
     shown = page.find("#alert").text
     assert error["code"] in shown
-    assert any(f"{field}: {message}" in shown for field, message in told.items())
-    assert all(f"{field}\n{message}" in shown for field, message in told.items())
+    assert all(shown.count(f"{field}\n{message}") == 1 for field, message in told.items())
+    assert error["message"] not in shown
+    assert marked(page) == told
     assert page.find("#prompt").get_attribute("value") == "   "
     page.find("#dismiss").click()
     assert not page.find("#alert").is_displayed()
+    assert marked(page) == {}
+
+
+def marked(page: Page) -> dict[str, str]:
+    """The fields that are marked as wrong, each with the sentence that describes it."""
+    found: dict[str, str] = page.run(
+        "return Object.fromEntries([...document.querySelectorAll('[aria-invalid=true]')].map("
+        "(field) => [field.name, field.getAttribute('aria-describedby').split(' ').map("
+        "(id) => document.getElementById(id)).find((node) => node?.matches('dd')).textContent]))"
+    )
+    return found
+
+
+def focused(page: Page) -> str | None:
+    return page.driver.switch_to.active_element.get_attribute("name")
+
+
+def test_what_was_refused_has_the_focus_and_is_unmarked_when_mended(
+    page: Page, server: Served
+) -> None:
+    page.expect("status of 400")
+    page.open(server.url)
+    page.find("#send").click()
+    page.until(lambda: page.find("#alert").is_displayed())
+    assert focused(page) == "prompt"
+    page.find("#prompt").send_keys("mended")
+    assert marked(page) == {}
+    page.find("#toggle-options").click()
+    page.find("[name=temperature]").send_keys("9")
+    page.find("#toggle-options").click()
+    page.find("#send").click()
+    page.until(lambda: "temperature" in marked(page))
+    assert page.find("[name=temperature]").is_displayed()
+    assert focused(page) == "temperature"
+
+
+def test_options_make_room_once_sent_and_a_line_tells_what_is_set(
+    page: Page, server: Served
+) -> None:
+    page.expect("status of 400")
+    page.open(server.url)
+    page.find("#toggle-options").click()
+    page.find("[name=max_tokens]").send_keys("5")
+    page.find("[name=temperature]").send_keys("0.5", Keys.ENTER)
+    page.until(lambda: page.find("#alert").is_displayed())
+    page.find("#prompt").send_keys("short, please")
+    page.find("[name=temperature]").send_keys(Keys.ENTER)
+    page.until_ended()
+    assert not page.find("#options").is_displayed()
+    assert page.find("#toggle-options").get_attribute("aria-expanded") == "false"
+    assert page.find("#options-set").text == "Max tokens 5 · Temperature 0.5"
+    assert focused(page) == "prompt"
 
 
 @both_transports

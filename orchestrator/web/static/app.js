@@ -24,6 +24,8 @@ function fail(error) {
 
 function dismiss() {
   byId("alert").hidden = true;
+  part(byId("alert"), "said").replaceChildren();
+  composer.unmark();
 }
 
 function showState() {
@@ -44,6 +46,7 @@ async function send(body, transport) {
     return true;
   } catch (error) {
     fail(error);
+    composer.refuse(error.fields);
     return false;
   }
 }

@@ -2,13 +2,14 @@
 
 import { byId } from "./dom.js";
 import { transport } from "./memory.js";
+import { Options } from "./options.js";
+import { mark, unmark } from "./refusal.js";
 import { transports } from "./transports.js";
-
-const numeric = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
 
 export class Composer {
   #form = byId("composer");
   #prompt = byId("prompt");
+  #options = new Options(this.#form.elements);
 
   /** `send` gets the body and the transport; true from it empties the prompt. */
   constructor({ send, stop }) {
@@ -20,7 +21,7 @@ export class Composer {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#form.requestSubmit();
     });
     byId("stop").addEventListener("click", stop);
-    byId("toggle-options").addEventListener("click", () => this.#toggleOptions());
+    this.#form.addEventListener("input", ({ target }) => (target.ariaInvalid = null));
     this.#keepTransport();
     if (/Mac|iPhone|iPad/.test(navigator.platform)) byId("keys").firstElementChild.textContent = "⌘";
   }
@@ -31,6 +32,17 @@ export class Composer {
 
   focus() {
     this.#prompt.focus();
+  }
+
+  /** Mark what the API refused, and go to the first of it. */
+  refuse(fields) {
+    const first = mark(this.#form, fields) ?? this.#prompt;
+    if (byId("options").contains(first)) this.#options.show(true);
+    first.focus();
+  }
+
+  unmark() {
+    unmark(this.#form);
   }
 
   /** Offer models, where there is a choice. */
@@ -51,27 +63,19 @@ export class Composer {
     button.ariaDisabled = "true";
     try {
       const isAccepted = await send(this.#body(), this.transport);
-      if (isAccepted && this.#prompt.value === sent) this.#prompt.value = "";
+      if (!isAccepted) return;
+      if (this.#prompt.value === sent) this.#prompt.value = "";
+      const wasInside = byId("options").contains(document.activeElement);
+      this.#options.show(false);
+      if (wasInside) this.focus();
     } finally {
       button.ariaDisabled = "false";
     }
   }
 
   #body() {
-    const { prompt, system, max_tokens, temperature, priority, model } = this.#form.elements;
-    const body = { prompt: prompt.value };
-    if (!byId("model-field").hidden) body.model = model.value;
-    if (system.value) body.system = system.value;
-    if (max_tokens.value) body.max_tokens = numeric(max_tokens.value);
-    if (temperature.value) body.temperature = numeric(temperature.value);
-    if (priority.value) body.priority = priority.value;
-    return body;
-  }
-
-  #toggleOptions() {
-    const options = byId("options");
-    options.hidden = !options.hidden;
-    byId("toggle-options").ariaExpanded = String(!options.hidden);
+    const model = byId("model-field").hidden ? {} : { model: byId("model").value };
+    return { prompt: this.#prompt.value, ...model, ...this.#options.values };
   }
 
   #keepTransport() {

@@ -6,16 +6,18 @@ export function showFault(root, { code, message, fields = {}, status = null }) {
   const head = element("p", "", "fault-head");
   head.append(element("code", code ?? "ERROR"));
   if (status) head.append(element("span", `HTTP ${status}`));
-  root.replaceChildren(head, element("p", message));
-  const entries = Object.entries(fields);
-  const isSaid = entries.length === 1 && message === `${entries[0][0]}: ${entries[0][1]}`;
-  if (entries.length && !isSaid) root.append(fieldList(entries));
+  const entries = Object.entries(fields).map(([name, told]) => [name, [told].flat().map(inWords)]);
+  const isOfField = entries.some(([name, [first]]) => message === `${name}: ${first}`);
+  root.replaceChildren(head);
+  if (!isOfField) root.append(element("p", message));
+  if (entries.length) root.append(fieldList(entries));
 }
 
 function fieldList(entries) {
   const list = element("dl");
   for (const [name, messages] of entries) {
-    const told = element("dd", [messages].flat().map(inWords).join(" "));
+    const told = element("dd", messages.join(" "));
+    told.id = `refused-${name}`;
     const term = element("dt");
     term.append(element("code", name));
     list.append(term, told);
