@@ -536,11 +536,32 @@ def test_no_width_scrolls_sideways(page: Page, held: Held) -> None:
     (held.folder / page.session).unlink()
     page.send(LONG)
     page.until_half()
+    for line in ("#attach-line", ".turn .line code"):
+        assert (
+            page.run(
+                "return getComputedStyle(document.querySelector(arguments[0])).whiteSpace", line
+            )
+            == "pre"
+        )
     for width in (320, 390, 600, 768, 1024, 1280, 1920):
         page.resize(width, 800)
         assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0, width
     page.find("#stop").click()
     page.until_ended(2)
+
+
+def test_on_a_phone_a_line_stays_whole_and_the_session_can_be_told(
+    page: Page, server: Served
+) -> None:
+    page.resize(320, 640)
+    page.open(server.url)
+    shown = "const at = document.getElementById('session').getBoundingClientRect(); return at.width"
+    assert page.run(shown) >= 60
+    page.resize(*PHONE)
+    page.send("a prompt")
+    page.until_ended()
+    chip, details = (page.find(f".turn {part}").location["y"] for part in (".chip", ".more"))
+    assert abs(chip - details) < 6
 
 
 def test_on_a_phone_the_list_is_a_drawer(page: Page, server: Served) -> None:

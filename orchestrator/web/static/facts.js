@@ -3,7 +3,7 @@
 import { copies } from "./clipboard.js";
 import { readLine, sendLine } from "./curl.js";
 import { clone, element, part } from "./dom.js";
-import { count, duration, exactly, plural, tookMs } from "./format.js";
+import { count, duration, moment, plural, tookMs } from "./format.js";
 
 const SHOWN = 4000;
 
@@ -47,7 +47,7 @@ function rows(request) {
     ["Request", request.request_id, "wide"],
     ["Session", request.session_id, "wide"],
     ["Status", request.status],
-    ["Finish reason", request.finish_reason],
+    ["Finish reason", request.finish_reason === request.status ? null : request.finish_reason],
     ["Error code", request.error_code],
     ["Model", request.model],
     ["Backend", request.backend === request.model ? null : request.backend],
@@ -58,8 +58,8 @@ function rows(request) {
     ["Run", time(metrics?.run_ms), "run"],
     ["Tokens in", usage ? count(usage.input_tokens) : null],
     ["Tokens out", usage ? count(usage.output_tokens) : null],
-    ["Created", request.created_at && exactly(request.created_at)],
-    ["Kept until", request.expires_at && exactly(request.expires_at)],
+    ["Created", request.created_at && moment(request.created_at)],
+    ["Kept until", request.expires_at && moment(request.expires_at)],
   ];
 }
 

@@ -3,6 +3,7 @@
 const number = new Intl.NumberFormat("en");
 const hour = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const second = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const exact = new Intl.DateTimeFormat("en-GB", {
   dateStyle: "medium",
   timeStyle: "medium",
@@ -19,11 +20,15 @@ export function duration(ms) {
   return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
 }
 
-/** Return the hour of a time of today, and the day before it for any other. */
-export function clock(time) {
-  const date = new Date(time);
+/** Return the hour of a time, and the day before it where that is not today. */
+export const clock = (time) => withDay(hour, new Date(time));
+
+/** Return the same to the second. */
+export const moment = (time) => withDay(second, new Date(time));
+
+function withDay(form, date) {
   const isToday = date.toDateString() === new Date().toDateString();
-  return isToday ? hour.format(date) : `${day.format(date)}, ${hour.format(date)}`;
+  return isToday ? form.format(date) : `${day.format(date)}, ${form.format(date)}`;
 }
 
 export const exactly = (time) => exact.format(new Date(time));
