@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import requests
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.described import Described
 from tests.needs import needs
@@ -178,7 +180,7 @@ def test_the_lines_work_when_pasted(server: Served, answer: requests.Response) -
     shell = needs("bash")
     needs("curl")
     needs("jq")
-    blocks = re.findall(r'<pre class="block"><code>(.*?)</code>', answer.text, re.DOTALL)
+    blocks = re.findall(r'<pre class="code"><code>(.*?)</code>', answer.text, re.DOTALL)
     lines = [html for html in blocks if re.match(r"(ID=\$\()?curl ", html)]
     assert len(lines) > 15
     page = unescape("\n".join(lines))
@@ -215,11 +217,49 @@ def test_the_contents_are_beside_the_text_or_above_it(browser: Chrome, server: S
         assert shown == [selector]
 
 
-def test_a_link_to_an_operation_shows_it(browser: Chrome, server: Served) -> None:
+def test_a_link_to_an_operation_unfolds_it(browser: Chrome, server: Served) -> None:
     for size in (DESKTOP, PHONE):
+        browser.get("about:blank")
         seen(browser, size, "light", f"{server.url}/docs#getResult")
-        top, bar = browser.execute_script(
+        text, line, bar = browser.execute_script(
             "const at = (one) => document.querySelector(one).getBoundingClientRect();"
-            "return [at('#getResult').top, innerWidth < 900 ? at('.bar').bottom : 0]"
+            "const line = 'details:has(> #getResult) > summary';"
+            "return [at('#getResult').top, at(line).top, innerWidth < 900 ? at('.bar').bottom : 0]"
         )
-        assert bar <= top < 200
+        assert bar - 1 <= line < text < 200
+        assert "200 once it is there" in browser.find_element(By.ID, "getResult").text
+
+
+def test_the_page_is_an_index_until_something_is_unfolded(browser: Chrome, server: Served) -> None:
+    browser.get("about:blank")
+    seen(browser, DESKTOP, "light", f"{server.url}/docs")
+    height = browser.execute_script("return document.documentElement.scrollHeight")
+    assert height < 10 * DESKTOP[1]
+
+
+def test_the_contents_mark_where_the_reader_is(browser: Chrome, server: Served) -> None:
+    browser.get("about:blank")
+    seen(browser, DESKTOP, "light", f"{server.url}/docs")
+    marked = (
+        "return [...document.querySelectorAll('.wide-nav a:target-current')]"
+        ".map((link) => link.getAttribute('href'))"
+    )
+    for place in ("#top", "#watch", "#getResult", "#errors"):
+        browser.find_element(By.CSS_SELECTOR, f".wide-nav [href='{place}']").click()
+        wait = WebDriverWait(browser, 20, 0.05)
+        wait.until(lambda _, here=place: browser.execute_script(marked) == [here])
+
+
+def test_no_line_of_code_is_broken_on_a_phone(browser: Chrome, server: Served) -> None:
+    seen(browser, PHONE, "light", f"{server.url}/docs")
+    broken = browser.execute_script(
+        "document.querySelectorAll('details').forEach((one) => (one.open = true));"
+        "const look = (code) => getComputedStyle(code);"
+        "const isShort = (code) => code.textContent.length < 20;"
+        "const isTall = (code) => code.offsetHeight > 2 * parseFloat(look(code).lineHeight);"
+        "const isBroken = (pre) => look(pre).whiteSpace !== 'pre';"
+        "const all = (these) => [...document.querySelectorAll(these)];"
+        "return all('p code, td code').filter(isShort).filter(isTall)"
+        ".concat(all('pre').filter(isBroken)).map((code) => code.outerHTML)"
+    )
+    assert broken == []

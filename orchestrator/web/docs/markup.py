@@ -35,8 +35,7 @@ def blocks(text: str) -> Markup:
 
 def json_text(value: object) -> Markup:
     """Return a JSON value as indented text with its parts marked, for a `pre`."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    return Markup().join(_marked(found) for found in _JSON.finditer(text))
+    return Markup().join(_marked(found) for found in _JSON.finditer(indented(value)))
 
 
 def json_lines(values: Sequence[object]) -> Markup:
@@ -50,6 +49,11 @@ def json_lines(values: Sequence[object]) -> Markup:
 def compact(value: object) -> str:
     """Return a JSON value on one line."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def indented(value: object) -> str:
+    """Return a JSON value with each of its parts on a line of its own."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def _marked(found: re.Match[str]) -> Markup:

@@ -13,6 +13,8 @@ from orchestrator.web.docs import markup
 from orchestrator.web.docs.rules import rules_of, type_of
 
 EVENT_STREAM = "text/event-stream"
+LINE = 48
+"""How many characters of a body fit on one line beside the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,4 +265,7 @@ def _media_type(name: str, media: Json) -> Markup:
 
 
 def _quoted(value: object) -> str:
-    return shlex.quote(markup.compact(value))
+    line = shlex.quote(markup.compact(value))
+    if len(line) <= LINE:
+        return line
+    return shlex.quote(markup.indented(value).replace("\n", "\n  "))
