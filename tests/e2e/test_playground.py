@@ -561,6 +561,17 @@ def test_on_a_phone_a_line_stays_whole_and_the_session_can_be_told(
     assert abs(chip - details) < 6
 
 
+def test_on_a_phone_stop_and_send_share_a_line(page: Page, held: Held) -> None:
+    page.resize(*PHONE)
+    page.open(held.url)
+    page.send(LONG)
+    page.until_half()
+    stop, send = (page.find(button).location["y"] for button in ("#stop", "#send"))
+    assert stop == send
+    page.find("#stop").click()
+    page.until_ended()
+
+
 def test_on_a_phone_the_list_is_a_drawer(page: Page, server: Served) -> None:
     page.resize(*PHONE)
     page.open(server.url)
