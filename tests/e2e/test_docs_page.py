@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -20,11 +19,6 @@ from tests.served import Served
 
 DESKTOP = (1440, 900)
 PHONE = (360, 740)
-BROWSER = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-    *("--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 NEEDS_TO_BE_READ = 4.5
 """The contrast that WCAG 2 asks of text (level AA)."""
 
@@ -101,19 +95,6 @@ def outline(answer: requests.Response) -> Outline:
 @pytest.fixture(scope="module")
 def described(server: Served) -> Described:
     return Described(requests.get(f"{server.api}/openapi.json", timeout=20).json())
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = needs("chromium")
-    for argument in BROWSER:
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options, ChromeService(needs("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def seen(browser: Chrome, size: tuple[int, int], scheme: str, url: str) -> None:

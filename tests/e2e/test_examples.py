@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 
 from tests.e2e.client import ended, get, submit
 from tests.needs import needs
@@ -17,11 +17,6 @@ from tests.served import Served, serve
 CLIENTS = Path(__file__).parent / "clients"
 PROMPT = "Explain quantum computing 😀"
 ANSWER = f"Echo: {PROMPT}"
-BROWSER = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-    *("--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -84,24 +79,10 @@ def test_curl_sees_the_headers_and_the_envelope(server: Served) -> None:
 # In a page
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = needs("chromium")
-    for argument in BROWSER:
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    driver = Chrome(options, ChromeService(needs("chromedriver")))
-    try:
-        driver.set_script_timeout(30)
-        yield driver
-    finally:
-        driver.quit()
-
-
 def in_page(browser: Chrome, server: Served, script: str, *arguments: Any) -> Any:
     """Run a script in a page that the server itself serves."""
     browser.get(f"{server.url}/")
+    browser.set_script_timeout(30)
     text = (CLIENTS / script).read_text(encoding="utf-8")
     # A function around it gives the script its arguments, and lets it wait.
     return browser.execute_async_script(
