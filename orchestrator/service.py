@@ -15,7 +15,7 @@ from orchestrator.events import Failed
 from orchestrator.ids import new_id
 from orchestrator.job import GenerateRequest, Job, Status, quoted, session_of
 from orchestrator.routing.base import Route
-from orchestrator.session import History, Message, Session
+from orchestrator.session import History, Message, Session, SessionHead
 from orchestrator.stores.base import (
     Allowance,
     Change,
@@ -239,7 +239,7 @@ class Service:
 
     def sessions(
         self, limit: int = 50, cursor: str | None = None, *, tenant: str
-    ) -> Listing[Session]:
+    ) -> Listing[SessionHead]:
         """List a tenant's sessions, last used first."""
         return self._store.sessions(limit, cursor, tenant=tenant)
 

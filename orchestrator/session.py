@@ -61,8 +61,8 @@ class History(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """A session at one moment. Times are seconds since the epoch.
+class SessionHead:
+    """A session at one moment, as lists show it. Times are seconds since the epoch.
 
     ``name`` is unlike those of all others: see GenerateRequest.session.
     """
@@ -70,5 +70,12 @@ class Session:
     name: str
     created_at: float
     last_used_at: float
-    history: History
+    messages_count: int
     active: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Session(SessionHead):
+    """The same with what was said."""
+
+    history: History

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from orchestrator.job import Job, Status, session_id_of
-from orchestrator.session import Session
+from orchestrator.session import Session, SessionHead
 from orchestrator.strict_json import Json
 
 
@@ -69,11 +69,11 @@ def _milliseconds(begin: float | None, end: float | None) -> int | None:
     return None if begin is None or end is None else max(0, round((end - begin) * 1000))
 
 
-def session_view(session: Session) -> Json:
+def session_view(session: SessionHead) -> Json:
     """Return a session without its messages."""
     return {
         "session_id": session_id_of(session.name),
-        "messages_count": len(session.history.messages),
+        "messages_count": session.messages_count,
         "active_requests": session.active,
         "created_at": timestamp(session.created_at),
         "last_used_at": timestamp(session.last_used_at),

@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from orchestrator.errors import NotFound, ResultExpired, RunError
 from orchestrator.events import Event, FinishReason, Terminal, Usage
 from orchestrator.job import Job, Status
-from orchestrator.session import History, Session
+from orchestrator.session import History, Session, SessionHead
 
 T = TypeVar("T")
 
@@ -94,7 +94,8 @@ class Change(NamedTuple):
 class LogPage(NamedTuple):
     """A piece of an event log: ``(seq, event)`` in order, and the job as it then was.
 
-    ``complete`` says that nothing follows these events.
+    ``complete`` says that nothing follows these events. What the job asks may be left out, and its
+    result but for a page that is complete: a log is read in many pages.
     """
 
     events: Sequence[tuple[int, Event]]
@@ -208,7 +209,7 @@ class Store(Protocol):
         *,
         tenant: str,
     ) -> Listing[Job]:
-        """List a tenant's jobs, newest first.
+        """List a tenant's jobs, newest first; what they ask may be left out.
 
         A page may be short, even empty, and still have a cursor.
         """
@@ -222,7 +223,7 @@ class Store(Protocol):
         """Return a session by its name."""
         ...
 
-    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[SessionHead]:
         """List a tenant's sessions, last used first."""
         ...
 

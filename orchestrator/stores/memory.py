@@ -12,7 +12,7 @@ from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Cancelled, Completed, Event, Started, Terminal
 from orchestrator.ids import created_at
 from orchestrator.job import Job, OnBusy, Status
-from orchestrator.session import History, Session
+from orchestrator.session import History, Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.allowances import Allowances
 from orchestrator.stores.base import (
@@ -251,7 +251,7 @@ class MemoryStore:
         with self._lock:
             return self._sessions.view(session)
 
-    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[SessionHead]:
         with self._lock:
             return self._sessions.page(limit, cursor, tenant)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from orchestrator.job import Job, OnBusy, Status, tenant_of
-from orchestrator.session import History, Session
+from orchestrator.session import History, Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.base import Listing
 from orchestrator.stores.order import OrderedIds
@@ -125,7 +125,7 @@ class Sessions:
             raise refusals.unknown_session(session_name, self._retention_s)
         return self._view(session)
 
-    def page(self, limit: int, cursor: str | None, tenant: str) -> Listing[Session]:
+    def page(self, limit: int, cursor: str | None, tenant: str) -> Listing[SessionHead]:
         """List a tenant's sessions, last used first."""
         before = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 20 else None
         uses = self._tenants.get(tenant, OrderedIds[int]()).before(before)
@@ -205,6 +205,7 @@ class Sessions:
             session.name,
             session.created_at,
             session.last_used_at,
-            session.history,
+            len(session.history.messages),
             self.active(session.name),
+            session.history,
         )

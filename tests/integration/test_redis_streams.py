@@ -37,8 +37,8 @@ def worker(redis_store: MakeStore) -> RedisStore:
     return redis_store()
 
 
-def claimed(web: RedisStore, worker: RedisStore) -> Job:
-    job = a_job()
+def claimed(web: RedisStore, worker: RedisStore, **fields: object) -> Job:
+    job = a_job(**fields)
     web.submit(job)
     claim = worker.claim(job.id, "echo")
     assert claim
@@ -291,6 +291,88 @@ def test_a_slow_reader_reads_from_the_log_what_it_missed(
     rest = list(reader)
     assert len(rest) == 5_003
     assert [event for _, event in rest[-3:]] == [Restarted(2), Token(0, "y"), DONE]
+
+
+def sent_by(redis: RedisServer, act: Callable[[], object]) -> int:
+    """Return how many bytes Redis sent meanwhile."""
+    before = redis.client.info("stats")["total_net_output_bytes"]
+    act()
+    after = redis.client.info("stats")["total_net_output_bytes"]
+    return int(after - before)
+
+
+def told_at_length(web: RedisStore, worker: RedisStore, tokens: int, **fields: object) -> Job:
+    """Return a request whose answer has so many tokens and whose entries are full."""
+    job = claimed(web, worker, **fields)
+    for chunk in range(tokens):
+        assert worker.append(job.id, Token(chunk, "word "))
+    assert worker.finish(job.id, DONE).changed
+    return job
+
+
+def test_a_log_read_in_pages_costs_what_it_holds(
+    web: RedisStore, worker: RedisStore, redis: RedisServer
+) -> None:
+    job = told_at_length(web, worker, 20_000, prompt="p" * 1_000_000)
+    whole = sum(
+        len(value) for _, entry in redis.client.xrange(f"o:ev:{job.id}") for value in entry.values()
+    )
+
+    def replay() -> None:
+        after, page = START, web.read(job.id, START, 256)
+        while not page.complete:
+            after = page.events[-1][0]
+            page = web.read(job.id, after, 256)
+
+    assert sent_by(redis, replay) <= 3 * whole
+    result = web.read(job.id, START, 50_000).job.result
+    assert result == web.get(job.id).result
+
+
+def test_a_reader_at_the_end_of_what_has_ended_is_told_so(
+    web: RedisStore, worker: RedisStore
+) -> None:
+    """Even while another one reads it bit by bit."""
+    job = claimed(web, worker)
+    slow = Waiting(lambda: web.read(job.id, 0, 1, timeout=WAIT_S))
+    eventually(lambda: web._hub.has(f"o:c:{job.id}"))
+    assert worker.append(job.id, Token(0, "x"))
+    assert worker.finish(job.id, DONE).changed
+    slow.end()
+    assert not web.read(job.id, START, 1, timeout=WAIT_S).complete
+    assert web.read(job.id, 2, 1, timeout=WAIT_S).complete
+
+
+def test_a_long_poll_costs_no_more_than_what_it_returns(
+    web: RedisStore, worker: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.stores.redis.views.RECHECK_S", 0.05)
+    job = claimed(web, worker, prompt="p" * 1_000_000)
+    assert sent_by(redis, lambda: web.wait(job.id, 1.0)) < 1_200_000
+
+
+def test_lists_cost_what_they_show(web: RedisStore, worker: RedisStore, redis: RedisServer) -> None:
+    for number in range(5):
+        told_at_length(web, worker, 1, prompt="p" * 500_000, session_id=f"chat-{number}")
+    lists: list[Callable[[], object]] = [
+        lambda: web.jobs(None, None, 100, None, tenant=""),
+        lambda: web.sessions(100, None, tenant=""),
+    ]
+    for ask in lists:
+        assert sent_by(redis, ask) < 100_000
+
+
+def test_a_page_of_a_list_holds_no_more_answers_than_it_may(
+    web: RedisStore, worker: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.stores.redis.views.LIST_BYTES", 10)
+    made = [told_at_length(web, worker, 1).id for _ in range(5)]
+    first = web.jobs(None, None, 100, None, tenant="")
+    second = web.jobs(None, None, 100, first.next_cursor, tenant="")
+    third = web.jobs(None, None, 100, second.next_cursor, tenant="")
+    assert [len(page.items) for page in (first, second, third)] == [2, 2, 1]
+    found = [job.id for page in (first, second, third) for job in page.items]
+    assert (found, third.next_cursor) == (made[::-1], None)
 
 
 def test_services_over_one_redis_are_one_service(redis_store: MakeStore) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.events import Token
-from orchestrator.job import Job
+from orchestrator.job import Job, Status
 from orchestrator.stores.base import LogPage
 from orchestrator.stores.redis import codec
 from orchestrator.stores.redis.tail import TAIL_BYTES, LogTail
@@ -55,6 +55,14 @@ def test_a_reader_is_told_what_was_published_after_its_cursor(tail: LogTail) -> 
     for after in (10, 11, 12, 13):
         assert told(tail, after) == whole[after - 10 :]
         assert told(tail, after, limit=1) == whole[after - 10 :][:1]
+
+
+def test_the_end_of_what_has_ended_is_read_from_the_log(job: Job) -> None:
+    """Only there it is said that nothing follows."""
+    tail = LogTail()
+    tail.set_live(True)
+    tail.note(job._replace(status=Status.COMPLETED), 10, tail.version)
+    assert told(tail, 10) is None
 
 
 def test_every_message_wakes(tail: LogTail) -> None:

@@ -116,7 +116,7 @@ def test_a_clock_that_went_back_gives_no_negative_times() -> None:
 
 def test_a_session_is_shown_with_its_messages_in_order() -> None:
     history = History("Be brief.", (Message("user", "Hi"), Message("assistant", "Hello")))
-    session = Session("chat", 100.0, 101.0, history, ("id",))
+    session = Session("chat", 100.0, 101.0, len(history.messages), ("id",), history)
     assert session_view(session) == {
         "session_id": "chat",
         "messages_count": 2,

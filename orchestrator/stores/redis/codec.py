@@ -22,7 +22,7 @@ from orchestrator.events import (
     Usage,
 )
 from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status, session_id_of
-from orchestrator.session import History, Message, Session
+from orchestrator.session import History, Message, Session, SessionHead
 from orchestrator.stores.base import Allowance
 
 VERSION = 1
@@ -41,6 +41,14 @@ _TIMES = (
 )
 _TEXTS = ("backend", "result", "error", "error_code", "error_stage")
 
+LISTED = (
+    *("v", "id", "session", "priority", "queue_timeout_s", "request", "created_at", "status"),
+    *("run", "attempts", "finish_reason", "usage", "failed_usage", *_TIMES, *_TEXTS),
+)
+"""What of a request lists show: all but what it asks."""
+READ = (*(name for name in LISTED if name != "result"), "seq")
+"""What goes with each page of a log."""
+
 
 class ForeignData(OrchestratorError):
     """Redis holds what this version can't read."""
@@ -49,6 +57,12 @@ class ForeignData(OrchestratorError):
 def pairs(flat: Sequence[bytes]) -> Hash:
     """Return a hash as a script gives it, name and value by turns, as a dict."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def chosen(names: Sequence[str], values: Sequence[bytes | None]) -> Hash:
+    """Return those fields of a hash that are there, as HMGET gives them; empty for no hash."""
+    found = zip(names, values, strict=True)
+    return {name.encode(): value for name, value in found if value is not None}
 
 
 def dump_job(job: Job) -> list[str | bytes]:
@@ -92,7 +106,10 @@ def dump_allowance(allowance: Allowance) -> bytes:
 
 
 def load_job(values: Hash) -> Job:
-    """Return the job that a hash holds. Raises ForeignData."""
+    """Return the job that a hash holds; what it asks is empty where that was left out.
+
+    Raises ForeignData.
+    """
     check_version(values)
     known: dict[str, Any] = {
         name: float(values[name.encode()]) for name in _TIMES if name.encode() in values
@@ -121,7 +138,7 @@ def _load_request(values: Hash) -> GenerateRequest:
     rest["reuse"] = Reuse(rest["reuse"])
     system = values.get(b"system")
     return GenerateRequest(
-        prompt=values[b"prompt"].decode(),
+        prompt=values.get(b"prompt", b"").decode(),
         system=None if system is None else system.decode(),
         session_id=session_id_of(values[b"session"].decode()),
         priority=Priority(values[b"priority"].decode()),
@@ -203,17 +220,30 @@ def load_history(system: bytes | None, turns: Sequence[bytes]) -> History:
     return History(None if system is None else system.decode(), messages)
 
 
+def load_head(name: str, values: Hash, messages_count: int, active: Sequence[bytes]) -> SessionHead:
+    """Return a session without what was said in it. Raises ForeignData."""
+    check_version(values)
+    return SessionHead(
+        name,
+        float(values[b"created_at"]),
+        float(values[b"last_used_at"]),
+        messages_count,
+        tuple(job_id.decode() for job_id in active),
+    )
+
+
 def load_session(
     name: str, values: Hash, turns: Sequence[bytes], active: Sequence[bytes]
 ) -> Session:
     """Return the session that a hash holds. Raises ForeignData."""
-    check_version(values)
+    head = load_head(name, values, len(turns), active)
     return Session(
-        name,
-        float(values[b"created_at"]),
-        float(values[b"last_used_at"]),
+        head.name,
+        head.created_at,
+        head.last_used_at,
+        head.messages_count,
+        head.active,
         load_history(values.get(b"system"), turns),
-        tuple(job_id.decode() for job_id in active),
     )
 
 

@@ -84,9 +84,12 @@ class Link:
         values: dict[bytes, bytes] = self._reach(found)
         return values
 
-    def hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
-        """Return hashes; an empty one for each that isn't there. Raises PipelineUnavailable."""
-        return self._reach(lambda: self._hashes(keys)) if keys else []
+    def fields(self, keys: Sequence[str], names: Sequence[str]) -> list[list[bytes | None]]:
+        """Return these fields of hashes, None for each that isn't there.
+
+        Raises PipelineUnavailable.
+        """
+        return self._reach(lambda: self._fields(keys, names)) if keys else []
 
     def info(self) -> dict[str, Any]:
         """Return what Redis says of itself.
@@ -146,10 +149,10 @@ class Link:
             pipeline.execute_command("EVALSHA", script.sha, 0, *arguments)
         return pipeline.execute(raise_on_error=False)
 
-    def _hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+    def _fields(self, keys: Sequence[str], names: Sequence[str]) -> list[list[bytes | None]]:
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
-            pipeline.hgetall(key)
+            pipeline.hmget(key, names)
         return pipeline.execute()
 
     def _reach(self, act: Callable[[], T]) -> T:

@@ -29,14 +29,17 @@ class Script:
     sha: str
 
 
-def _lua(value: str | int) -> str:
+def _lua(value: str | int | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"{{{', '.join(map(_lua, value))}}}"
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _prelude() -> str:
-    values: dict[str, str | int] = {
+    values: dict[str, str | int | tuple[str, ...]] = {
         **NAMES,
         "VERSION": codec.VERSION,
+        "READ": codec.READ,
         "CANCELLED": codec.dump_event(Cancelled()).decode(),
         "HISTORY_MESSAGES": HISTORY_MESSAGES,
         "HISTORY_BYTES": HISTORY_BYTES,
@@ -74,6 +77,7 @@ DELETE_SESSION = _script("delete_session")
 READ = _script("read")
 JOBS = _script("jobs")
 SESSION = _script("session")
+SESSION_HEAD = _script("session_head")
 SESSIONS = _script("sessions")
 POSITION = _script("position")
 LINE_POSITION = _script("line_position")

@@ -77,7 +77,8 @@ class LogTail(Topic):
     def note(self, job: Job, end: int, version: int) -> None:
         """Take what was read of the log since ``version``; ``end`` is the seq of its last event."""
         with self.changed:
-            if version != self.version:
+            # What has ended is read to its end, and its last page says that nothing follows.
+            if version != self.version or job.status.is_terminal:
                 return
             if end != self._end:
                 self._clear()

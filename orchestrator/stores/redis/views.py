@@ -8,18 +8,22 @@ from typing import Any
 from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.ids import created_at
 from orchestrator.job import Job, Status, quoted
-from orchestrator.session import Session
+from orchestrator.session import Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.base import SCAN_LIMIT, Listing, LogPage
 from orchestrator.stores.redis import codec, keys, scripts
 from orchestrator.stores.redis.hub import Hub, Topic
 from orchestrator.stores.redis.link import Argument, Link
-from orchestrator.stores.redis.replies import job_of, page_of
+from orchestrator.stores.redis.replies import page_of
 from orchestrator.stores.redis.tail import RECHECK_S, LogTail
 from orchestrator.stores.redis.writer import Writer
 
 SCAN_STEP = 500
 """How many requests a script looks at for a list: Redis does nothing else meanwhile."""
+LIST_BYTES = 4 * 1024 * 1024
+"""The results that a page of a list has: with as many, it is short."""
+SHOWN = ("v", "created_at", "last_used_at")
+"""What of a session lists show, as session_head.lua has it."""
 UNSURE_S = 0.5
 """How often Redis is asked again while a subscription isn't there."""
 
@@ -83,18 +87,9 @@ class Views:
                 tail.wait(glance.version, min(left, _patience(tail)))
 
     def wait(self, job_id: str, timeout: float) -> Job:
-        job = self.get(job_id)
-        if job.status.is_terminal or timeout <= 0:
-            return job
-        deadline = time.monotonic() + timeout
-        with self._hub.watch(keys.END_CHANNEL + job_id, Topic) as topic:
-            while True:
-                version = topic.version
-                job = self.get(job_id)
-                left = deadline - time.monotonic()
-                if job.status.is_terminal or left <= 0:
-                    return job
-                topic.wait(version, min(left, _patience(topic)))
+        if timeout > 0 and self._is_live(job_id):
+            self._await_end(job_id, time.monotonic() + timeout)
+        return self.get(job_id)
 
     def line_position(self, job_id: str) -> int:
         return int(self._call(scripts.LINE_POSITION, job_id))
@@ -110,33 +105,38 @@ class Views:
     ) -> Listing[Job]:
         found: list[Job] = []
         seen: str | bytes = cursor or ""
+        room = LIST_BYTES
         for _ in range(SCAN_LIMIT // SCAN_STEP):
             wanted = (limit - len(found), status or "", session or "", SCAN_STEP, quoted(tenant))
-            seen, has_more, part = self._call(scripts.JOBS, "", seen, *wanted)
-            hashes = self._link.hashes([keys.JOB + job_id.decode() for job_id in part])
-            # One that expired meanwhile is passed over.
-            found += [codec.load_job(values) for values in hashes if values]
+            seen, has_more, part, size = self._call(scripts.JOBS, "", seen, *wanted, room)
+            found += self._listed([keys.JOB + job_id.decode() for job_id in part])
+            room -= size
             if not has_more:
                 return Listing(found, None)
-            if len(found) == limit:
+            if len(found) >= limit or room <= 0:
                 break
         return Listing(found, seen.decode() if isinstance(seen, bytes) else seen)
 
     def session(self, session: str) -> Session:
-        found = self._session(session, self._call(scripts.SESSION, "", session))
-        if found is None:
+        flat, turns, active = self._call(scripts.SESSION, "", session)
+        if not flat:
             raise refusals.unknown_session(session, self._retention_s)
-        return found
+        return codec.load_session(session, codec.pairs(flat), turns, active)
 
-    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[Session]:
+    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[SessionHead]:
         is_number = cursor is not None and cursor.isdecimal() and len(cursor) < 20
         before: float = int(cursor or 0) if is_number else math.inf
         flat = self._call(scripts.SESSIONS, "", before, limit + 1, quoted(tenant))
         names = [name.decode() for name in flat[: 2 * limit : 2]]
-        views = self._link.call_all([(scripts.SESSION, (*self._head(""), name)) for name in names])
-        found = [self._session(name, reply) for name, reply in zip(names, views, strict=True)]
+        calls = [(scripts.SESSION_HEAD, (*self._head(""), name)) for name in names]
+        heads = [
+            codec.load_head(name, codec.chosen(SHOWN, values), count, active)
+            for name, (values, count, active) in zip(names, self._link.call_all(calls), strict=True)
+            # One that was forgotten meanwhile is passed over.
+            if any(values)
+        ]
         following = flat[2 * limit - 1].decode() if len(flat) > 2 * limit else None
-        return Listing([session for session in found if session], following)
+        return Listing(heads, following)
 
     # Inside
 
@@ -147,11 +147,33 @@ class Views:
     def _call(self, script: scripts.Script, job_id: str, *arguments: Argument) -> Any:
         return self._link.call(script, *self._head(job_id), *arguments)
 
+    def _await_end(self, job_id: str, deadline: float) -> None:
+        with self._hub.watch(keys.END_CHANNEL + job_id, Topic) as topic:
+            while True:
+                version = topic.version
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._is_live(job_id):
+                    return
+                topic.wait(version, min(left, _patience(topic)))
+
+    def _is_live(self, job_id: str) -> bool:
+        status = self._link.command("HGET", keys.JOB + job_id, "status")
+        return status is not None and not Status(status.decode()).is_terminal
+
+    def _listed(self, names: Sequence[str]) -> list[Job]:
+        fields = self._link.fields(names, codec.LISTED)
+        found = [codec.chosen(codec.LISTED, values) for values in fields]
+        # One that expired meanwhile is passed over.
+        return [codec.load_job(values) for values in found if values]
+
     def _read(self, job_id: str, after: int, limit: int) -> tuple[LogPage, int]:
         """Return a page, and the seq of the log's last event."""
-        flat, entries = self._call(scripts.READ, job_id, after, limit)
-        job = self._kept(job_id, job_of(flat))
-        end = int(codec.pairs(flat)[b"seq"]) - 1
+        found, entries, result = self._call(scripts.READ, job_id, after, limit)
+        values = codec.chosen(codec.READ, found)
+        if result is not None:
+            values[b"result"] = result
+        job = self._kept(job_id, codec.load_job(values) if values else None)
+        end = int(values[b"seq"]) - 1
         events = page_of(after, limit, entries)
         last = events[-1][0] if events else after
         return LogPage(events, job, job.status.is_terminal and last >= end), end
@@ -160,16 +182,13 @@ class Views:
         """Return a job that is still kept. Raises NotFound, ResultExpired."""
         if job is None:
             raise self.absent(job_id)
-        if job.expires_at is not None and job.expires_at <= self._now():
+        # Redis forgets it by itself, by its own time; by that of the tests it can't.
+        if self._clock and job.expires_at is not None and job.expires_at <= self._clock():
             raise refusals.expired(job_id, self._retention_s)
         return job
 
     def _now(self) -> float:
         return self._clock() if self._clock else time.time()
-
-    def _session(self, name: str, reply: Sequence[Any]) -> Session | None:
-        flat, turns, active = reply
-        return codec.load_session(name, codec.pairs(flat), turns, active) if flat else None
 
 
 def _patience(topic: Topic) -> float:

@@ -93,7 +93,7 @@ def _log() -> list[Event]:
 
 def _session() -> Session:
     history = History().with_turn(_PENDING.request, "".join(_ANSWER))
-    return Session(SESSION_ID, _SUBMITTED, _SUBMITTED + 0.412, history, ())
+    return Session(SESSION_ID, _SUBMITTED, _SUBMITTED + 0.412, len(history.messages), (), history)
 
 
 def _items(events: Sequence[Event], first: int = 0) -> list[Json]:
