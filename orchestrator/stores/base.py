@@ -21,6 +21,8 @@ TOKEN_BYTES = 4
 """What is taken for a token where nobody has counted: so many bytes of text."""
 IDEMPOTENCY_S = 24 * 3600.0
 """How long an idempotency key is kept."""
+SEEN_S = 30
+"""How long a worker counts as there since it was last seen."""
 SCAN_LIMIT = 10_000
 """How many requests one page of a list looks at: a filter that matches nothing stays quick."""
 
@@ -263,6 +265,14 @@ class LeasedStore(Store, Protocol):
 
         A sweep does so again only after 20 s of waiting, and then whenever these have doubled.
         """
+        ...
+
+    def show_worker(self) -> None:
+        """Note that a worker is there."""
+        ...
+
+    def sees_worker(self) -> bool:
+        """Return whether a worker was there in the last 30 seconds."""
         ...
 
     def position(self, job: Job) -> int:

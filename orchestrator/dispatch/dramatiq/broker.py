@@ -20,12 +20,8 @@ QUEUES = (*PRIORITIES, OVERDUE)
 WAKE_CHANNEL = "o:wake"
 """Tells workers that something was sent."""
 
-WORKER_KEY = "o:worker"
-"""Is there while a worker is."""
 HEARTBEAT_TIMEOUT_MS = 15_000
 """After this long without a word from a worker its messages are another's."""
-SEEN_S = 30
-"""How long a worker counts as there since it was last seen."""
 CONNECTIONS = 32
 POOL_S = 0.25
 CONNECT_S = 0.25
@@ -55,6 +51,7 @@ class Broker(RedisBroker):
             maintenance_chance=1_000_000,
         )
         self._url = url
+        self._is_there = False
         self.consumers: dict[str, Consumer] = {}
         self.wake = threading.Event()
         """Set when there may be something to take, and a thread to run it."""
@@ -63,8 +60,11 @@ class Broker(RedisBroker):
 
     def check(self) -> None:
         """Raise ConfigError where Redis answers, and has no such database."""
+        if self._is_there:
+            return
         try:
             self.client.ping()
+            self._is_there = True
         except redis.ResponseError as error:
             if "DB index" not in str(error):
                 return
@@ -133,11 +133,3 @@ class Broker(RedisBroker):
         subscription: redis.client.PubSub = client.pubsub()
         subscription.subscribe(WAKE_CHANNEL)
         return subscription
-
-    def show_worker(self) -> None:
-        """Note that a worker is there. Raises redis.RedisError."""
-        self.client.set(WORKER_KEY, 1, ex=SEEN_S)
-
-    def sees_worker(self) -> bool:
-        """Return whether a worker was there lately. Raises redis.RedisError."""
-        return bool(self.client.exists(WORKER_KEY))

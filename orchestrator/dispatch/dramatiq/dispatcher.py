@@ -5,12 +5,12 @@ import time
 
 import redis
 
-from orchestrator.dispatch.dramatiq.broker import OVERDUE, SEEN_S, Broker
-from orchestrator.errors import OrchestratorError, PipelineUnavailable
+from orchestrator.dispatch.dramatiq.broker import OVERDUE, Broker
+from orchestrator.errors import ConfigError, OrchestratorError, PipelineUnavailable
 from orchestrator.job import Job
 from orchestrator.routing.base import Route
 from orchestrator.runner import Runner
-from orchestrator.stores.base import LeasedStore
+from orchestrator.stores.base import SEEN_S, LeasedStore
 
 logger = logging.getLogger("orchestrator")
 
@@ -40,20 +40,12 @@ class DramatiqDispatcher:
     def check(self) -> None:
         if time.monotonic() < self._trusted_until:
             return
+        is_there = self._store.sees_worker()
         try:
-            is_there = self._broker.sees_worker()
-        except redis.ResponseError as error:
-            raise PipelineUnavailable(
-                f"Redis refuses to say whether a worker is there ({error}). If it has one database "
-                "only, set ORCHESTRATOR_QUEUE_REDIS_URL to the address that REDIS_URL has.",
-                retry_after=RETRY_AFTER_S,
-            ) from None
-        except redis.RedisError:
-            raise PipelineUnavailable(
-                "Redis can't be reached, so nothing can be looked up or taken now. Try again in a "
-                "moment.",
-                retry_after=2,
-            ) from None
+            # The start could not ask where Redis was away.
+            self._broker.check()
+        except ConfigError as error:
+            raise PipelineUnavailable(error.message, retry_after=RETRY_AFTER_S) from None
         if not is_there:
             raise PipelineUnavailable(
                 f"No worker has been seen for {SEEN_S} seconds, so nothing would answer. Start a "

@@ -110,7 +110,7 @@ class Duties(dramatiq.Middleware):
             start()
         self._repeat("deadlines", TICK_S, self._runner.stop_late)
         self._repeat("leases", self._renew_s, self._renew)
-        self._repeat("presence", SHOW_S, lambda: self._show(broker))
+        self._repeat("presence", SHOW_S, self._show)
         logger.info("Ready to run %d requests at once", at_once)
 
     def before_worker_shutdown(self, broker: Any, worker: dramatiq.Worker) -> None:
@@ -164,9 +164,9 @@ class Duties(dramatiq.Middleware):
         for job_id, run in self._store.renew():
             self._runner.stop(job_id, number=run)
 
-    def _show(self, broker: Broker) -> None:
+    def _show(self) -> None:
         if not self._leaving.is_set():
-            broker.show_worker()
+            self._store.show_worker()
 
     def _repeat(self, name: str, pause: float, act: Callable[[], object]) -> None:
         def go_on() -> None:

@@ -35,6 +35,8 @@ SESSIONS = "o:sessions"
 """All sessions, by their last use; of one tenant likewise."""
 IDLE = "o:idle"
 """Sessions without live requests, by the time of their last use."""
+WORKER = "o:worker"
+"""Is there while a worker is."""
 COUNT = "o:count"
 """A number that is never the same twice: it orders what came in the same moment."""
 

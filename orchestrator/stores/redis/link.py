@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from redis import BlockingConnectionPool, ConnectionPool, Redis, exceptions
 from redis.backoff import NoBackoff
@@ -35,6 +36,10 @@ NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDO
 """What Redis says when it answers, and can't do it now."""
 
 
+_gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
+"""One for each Redis: what one link finds out about it, all others know at once."""
+
+
 class Link:
     """Calls scripts. Safe to use from any thread, and in any process that makes its own.
 
@@ -55,7 +60,9 @@ class Link:
         )
         self._apart = ConnectionPool.from_url(url, **options)
         self._client = Redis(connection_pool=self._pool)
-        self._gate = Gate(CONNECTIONS)
+        where = self._pool.connection_kwargs
+        name = f"{where.get('host')}:{where.get('port')} {where.get('path')}"
+        self._gate = _gates.setdefault(name, Gate(CONNECTIONS))
 
     @property
     def up_s(self) -> float:

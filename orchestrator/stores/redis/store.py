@@ -13,7 +13,14 @@ from orchestrator.events import Event, Failed, Restarted, Started, Terminal, Tok
 from orchestrator.job import IllegalMove, Job, OnBusy, Priority, Status
 from orchestrator.session import History
 from orchestrator.stores import refusals
-from orchestrator.stores.base import IDEMPOTENCY_S, Allowance, Change, Idempotency, Submission
+from orchestrator.stores.base import (
+    IDEMPOTENCY_S,
+    SEEN_S,
+    Allowance,
+    Change,
+    Idempotency,
+    Submission,
+)
 from orchestrator.stores.redis import codec, keys, scripts
 from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.link import Call
@@ -225,6 +232,12 @@ class RedisStore(Views):
 
     def sent(self, job_id: str) -> None:
         self._call(scripts.SENT, job_id)
+
+    def show_worker(self) -> None:
+        self._call(scripts.SHOW_WORKER, "", SEEN_S)
+
+    def sees_worker(self) -> bool:
+        return bool(self._link.command("EXISTS", keys.WORKER))
 
     def position(self, job: Job) -> int:
         above = list(Priority)[: list(Priority).index(job.request.priority)]
