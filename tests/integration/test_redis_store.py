@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.base import Finish
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import (
+    ConfigError,
+    OrchestratorError,
+    PipelineUnavailable,
+    SessionBusy,
+)
 from orchestrator.events import (
     Cancelled,
     Completed,
@@ -484,6 +489,45 @@ def test_an_interrupt_reaches_the_worker_at_once(web: RedisStore, worker: RedisS
     job = claimed(worker, submitted(web, session_id="chat"))
     submitted(web, session_id="chat", on_busy=OnBusy.INTERRUPT)
     eventually(lambda: told == [job.id])
+
+
+@pytest.mark.parametrize("waits", [OnBusy.ENQUEUE, OnBusy.PARALLEL])
+def test_an_interrupt_of_thousands_keeps_redis_from_nothing_else(
+    waits: OnBusy, redis: RedisServer, redis_store: MakeStore
+) -> None:
+    web = redis_store(queue_limit=10_000)
+    jobs = [submitted(web, session_id="chat", on_busy=waits) for _ in range(3_000)]
+    redis.client.config_set("slowlog-log-slower-than", 100_000)
+    redis.client.slowlog_reset()
+    last = a_job(session_id="chat", on_busy=OnBusy.INTERRUPT)
+    submission = web.submit(last)
+    slow = redis.client.slowlog_get()
+    redis.client.config_set("slowlog-log-slower-than", 10_000)
+    assert slow == []
+    assert set(submission.interrupted) == {job.id for job in jobs}
+    assert web.session("chat").active == (last.id,)
+    assert web.get(jobs[-1].id).status is Status.CANCELLED
+
+
+def test_a_refused_interrupt_of_thousands_stops_nobody(redis_store: MakeStore) -> None:
+    web = redis_store(queue_limit=300)
+    jobs = [submitted(web, session_id="chat") for _ in range(300)]
+    with pytest.raises(PipelineUnavailable):
+        web.submit(a_job(session_id="chat", on_busy=OnBusy.INTERRUPT))
+    assert len(web.session("chat").active) == len(jobs)
+
+
+def test_a_request_that_redis_dropped_keeps_its_session_from_nobody(
+    web: RedisStore, worker: RedisStore, redis: RedisServer, clock: Clock
+) -> None:
+    dropped, waiting = (submitted(web, session_id="chat") for _ in range(2))
+    redis.client.delete(f"o:job:{dropped.id}")
+    with pytest.raises(SessionBusy) as caught:
+        web.submit(a_job(session_id="chat", on_busy=OnBusy.REJECT))
+    assert caught.value.details["request_id"] == waiting.id
+    clock.advance(SEND_S + 0.1)
+    assert ids([job for change in web.sweep() for job in change.ready]) == [waiting.id]
+    assert claimed(worker, waiting)
 
 
 def test_a_session_is_one_conversation_wherever_its_requests_run(

@@ -16,6 +16,8 @@ SEND_S = 5
 SEND_AGAIN_S = 20
 """The same where someone says so: its message may have been lost since, or wait behind too many
 others. After that it is done whenever the request has waited twice as long."""
+INTERRUPT_STEP = 100
+"""How many requests a script asks to stop: Redis does nothing else meanwhile."""
 
 _FOLDER = Path(__file__).with_name("lua")
 
@@ -45,6 +47,7 @@ def _prelude() -> str:
         "HISTORY_BYTES": HISTORY_BYTES,
         "SEND_S": SEND_S,
         "SEND_AGAIN_S": SEND_AGAIN_S,
+        "INTERRUPT_STEP": INTERRUPT_STEP,
         "DAY_S": DAY_S,
         "DEADLINE_EXCEEDED": DeadlineExceeded.code,
         "TOKEN_BYTES": TOKEN_BYTES,
@@ -63,6 +66,7 @@ def _script(name: str) -> Script:
 
 SUBMIT = _script("submit")
 REPLAY = _script("replay")
+INTERRUPT = _script("interrupt")
 CLAIM = _script("claim")
 EMIT = _script("emit")
 ATTEMPT = _script("attempt")

@@ -87,9 +87,7 @@ class RedisStore(Views):
         request = job.request
         if request.on_busy is OnBusy.INTERRUPT:
             self._flush_session(request.session)
-        reply = self._call(
-            scripts.SUBMIT,
-            job.id,
+        arguments = (
             self._queue_limit,
             request.session,
             request.on_busy,
@@ -100,9 +98,12 @@ class RedisStore(Views):
             codec.dump_allowance(allowance) if allowance else "",
             *codec.dump_job(job),
         )
+        stopped: list[bytes] = []
+        while (reply := self._call(scripts.SUBMIT, job.id, *arguments)) == [b"many"]:
+            stopped += self._call(scripts.INTERRUPT, "", request.session)
         match reply:
             case [b"new", is_ready, others]:
-                interrupted = tuple(other.decode() for other in others)
+                interrupted = tuple(other.decode() for other in (*stopped, *others))
                 for other in interrupted:
                     self._writer.close_job(other)
                 ready = (job,) if is_ready else ()

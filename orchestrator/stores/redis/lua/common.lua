@@ -105,6 +105,40 @@ local function use(session)
   redis.call('HSET', SESSION .. session, 'last_used_at', now)
 end
 
+-- Note the end of a request. Returns the one whose turn it is now, where that changed.
+local function leave(session, job_id)
+  local following = false
+  use(session)
+  if redis.call('HGET', SESSION .. session, 'current') == job_id then
+    following = redis.call('ZPOPMIN', LINE .. session)[1] or false
+    if following then
+      redis.call('HSET', SESSION .. session, 'current', following)
+      make_ready(following)
+    else
+      redis.call('HDEL', SESSION .. session, 'current')
+    end
+  else
+    redis.call('ZREM', LINE .. session, job_id)
+    redis.call('ZREM', BESIDE .. session, job_id)
+  end
+  local is_busy = redis.call('HEXISTS', SESSION .. session, 'current') == 1
+  if not is_busy and redis.call('EXISTS', BESIDE .. session) == 0 then
+    redis.call('ZADD', IDLE, now, session)
+    expire(SESSION .. session)
+    expire(TURNS .. session)
+  end
+  return following
+end
+
+-- A request that Redis has dropped, which it may where it isn't set to refuse instead, would keep
+-- its session for ever.
+local function drop_lost(session)
+  local current = redis.call('HGET', SESSION .. session, 'current')
+  if current and redis.call('EXISTS', JOB .. current) == 0 then
+    leave(session, current)
+  end
+end
+
 -- Note a new request of a session. Returns whether it may run at once.
 local function enter(session, job_id, parallel)
   redis.call('HSETNX', SESSION .. session, 'v', VERSION)
@@ -136,31 +170,6 @@ local function remember(session, prompt, system, answer)
   if system and system ~= '' then
     redis.call('HSET', SESSION .. session, 'system', system)
   end
-end
-
--- Note the end of a request. Returns the one whose turn it is now, where that changed.
-local function leave(session, job_id)
-  local following = false
-  use(session)
-  if redis.call('HGET', SESSION .. session, 'current') == job_id then
-    following = redis.call('ZPOPMIN', LINE .. session)[1] or false
-    if following then
-      redis.call('HSET', SESSION .. session, 'current', following)
-      make_ready(following)
-    else
-      redis.call('HDEL', SESSION .. session, 'current')
-    end
-  else
-    redis.call('ZREM', LINE .. session, job_id)
-    redis.call('ZREM', BESIDE .. session, job_id)
-  end
-  local is_busy = redis.call('HEXISTS', SESSION .. session, 'current') == 1
-  if not is_busy and redis.call('EXISTS', BESIDE .. session) == 0 then
-    redis.call('ZADD', IDLE, now, session)
-    expire(SESSION .. session)
-    expire(TURNS .. session)
-  end
-  return following
 end
 
 -- Allowances: what callers may have, taken with the submit and given back with the end
@@ -358,6 +367,33 @@ local function cancel(job_id)
   redis.call('PUBLISH', STOP_CHANNEL, job_id)
   redis.call('PUBLISH', LOG_CHANNEL .. job_id, '!')
   return false
+end
+
+-- Up to `most` requests of a session that have not been asked to stop and wait in its line, its end
+-- first, or run beside.
+local function stoppable(session, most)
+  local ids = redis.call('ZRANGE', LINE .. session, 0, most - 1, 'REV')
+  if #ids < most then
+    for _, beside in ipairs(redis.call('ZRANGE', BESIDE .. session, 0, -1)) do
+      if redis.call('HEXISTS', JOB .. beside, 'cancel_requested_at') == 0 then
+        ids[#ids + 1] = beside
+        if #ids == most then
+          break
+        end
+      end
+    end
+  end
+  return ids
+end
+
+-- Have a request of a session stop, whatever it does.
+local function stop(session, job_id)
+  local job = redis.call('HMGET', JOB .. job_id, 'status', 'cancel_requested_at')
+  if not job[1] then
+    leave(session, job_id)
+  elseif not job[2] then
+    cancel(job_id)
+  end
 end
 
 local function forget_session(session)

@@ -2,6 +2,7 @@
 -- Admit a request and claim or queue for its session.
 -- ARGV: queue limit, session, what to do where it is busy, queue timeout, the idempotency key or
 -- '', its fingerprint, its seconds, what its caller may have or '', and the fields of the request.
+-- Returns 'many' where it would interrupt too many at once: see interrupt.lua.
 local queue_limit, session, on_busy = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local queue_timeout, name, fingerprint, key_s = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local allowance = ARGV[11] ~= '' and cjson.decode(ARGV[11])
@@ -17,11 +18,13 @@ if earlier then
   return earlier
 end
 
+drop_lost(session)
 local interrupted = {}
 if on_busy == 'reject' then
-  local busy = active(session)
-  if busy[1] then
-    return {'busy', busy[1]}
+  local busy = redis.call('HGET', SESSION .. session, 'current')
+    or redis.call('ZRANGE', BESIDE .. session, 0, 0)[1]
+  if busy then
+    return {'busy', busy}
   end
 end
 local freed = on_busy == 'interrupt' and waiting(session) or {}
@@ -33,6 +36,12 @@ if allowance then
   if refusal then
     return refusal
   end
+end
+if on_busy == 'interrupt' then
+  if #stoppable(session, INTERRUPT_STEP + 1) > INTERRUPT_STEP then
+    return {'many'}
+  end
+  interrupted = active(session)
 end
 
 redis.call('HSET', JOB .. id, unpack(ARGV, 12))
@@ -53,13 +62,8 @@ if name ~= '' then
   )
   redis.call('PEXPIRE', key, math.ceil(key_s * 1000))
 end
-if on_busy == 'interrupt' then
-  interrupted = active(session)
-  for _, other in ipairs(interrupted) do
-    if redis.call('HEXISTS', JOB .. other, 'cancel_requested_at') == 0 then
-      cancel(other)
-    end
-  end
+for _, other in ipairs(interrupted) do
+  stop(session, other)
 end
 local is_ready = enter(session, id, on_busy == 'parallel')
 return {'new', is_ready and 1 or 0, interrupted}
