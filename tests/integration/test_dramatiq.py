@@ -31,8 +31,9 @@ from tests.served import BUSY
 class Workplace:
     """A worker of Dramatiq in this process, whose requests end when they are told to."""
 
-    def __init__(self, url: str, threads: int) -> None:
+    def __init__(self, url: str, threads: int, fails: bool) -> None:
         self.broker = Broker(url)
+        self._fails = fails
         self.begun: list[str] = []
         self.done: list[str] = []
         self._release = threading.Semaphore(0)
@@ -60,6 +61,8 @@ class Workplace:
         self.begun.append(job_id)
         self._release.acquire()
         self.done.append(job_id)
+        if self._fails:
+            raise RuntimeError("a fault")
 
 
 @pytest.fixture
@@ -75,8 +78,8 @@ def workplace(redis: RedisServer) -> Iterator[Callable[..., Workplace]]:
     """A function that makes a workplace with a number of threads, begun unless told otherwise."""
     places: list[Workplace] = []
 
-    def make(threads: int = 1, begin: bool = True) -> Workplace:
-        place = Workplace(redis.url.replace("/0", "/1"), threads)
+    def make(threads: int = 1, begin: bool = True, fails: bool = False) -> Workplace:
+        place = Workplace(redis.url.replace("/0", "/1"), threads, fails)
         if begin:
             place.start()
             places.append(place)
@@ -216,6 +219,33 @@ def test_a_worker_waits_for_redis_and_goes_on(
     eventually(lambda: place.done == ["before", "after"])
     # The acknowledgement of the first may have to be sent again, which takes five seconds.
     eventually(lambda: place.broker.held == 0, 20)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_full_redis_keeps_no_message_of_what_was_run(
+    fails: bool,
+    redis: RedisServer,
+    queues: redis_client.Redis,
+    workplace: Callable[..., Workplace],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    place = workplace(fails=fails)
+    place.broker.send("normal", "a")
+    eventually(lambda: place.begun == ["a"])
+    redis.client.config_set("maxmemory", 1)
+    try:
+        place.end()
+        eventually(lambda: place.done == ["a"])
+        # Long enough for it to find out several times.
+        time.sleep(2.5 * IDLE_S)
+        told = [line for line in caplog.messages if "no requests can be taken" in line]
+        assert len(told) == 1
+        assert queues.hlen("dramatiq:normal.msgs") == 1
+    finally:
+        redis.client.config_set("maxmemory", 0)
+    eventually(lambda: queues.hlen("dramatiq:normal.msgs") == 0)
+    place.broker.send("normal", "b")
+    eventually(lambda: place.begun == ["a", "b"])
 
 
 def test_a_fault_in_taking_does_not_end_it(

@@ -551,6 +551,8 @@ def test_a_full_redis_takes_nothing_new_and_says_so(own: RedisServer, store: Red
     assert store.get(running.id).error_code == "PIPELINE_UNAVAILABLE"
     assert store.cancel(silent.id).changed
     assert store.finish(silent.id, DONE).job.status is Status.CANCELLED
+    store.show_worker()
+    assert store.sees_worker()
     own.client.config_set("maxmemory", 0)
     assert store.submit(a_job()).ready
 

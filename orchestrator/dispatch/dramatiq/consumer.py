@@ -7,6 +7,7 @@ from typing import Any
 import redis
 from dramatiq import ConnectionClosed, Message, MessageProxy
 from dramatiq.brokers.redis import _RedisConsumer
+from redis.exceptions import OutOfMemoryError
 
 
 class Consumer(_RedisConsumer):
@@ -42,9 +43,16 @@ class Consumer(_RedisConsumer):
         return message
 
     def ack(self, message: MessageProxy) -> None:
+        self._settle(super().ack, message)
+
+    def nack(self, message: MessageProxy) -> None:
+        self._settle(super().nack, message)
+
+    def _settle(self, act: Callable[[MessageProxy], None], message: MessageProxy) -> None:
         try:
-            super().ack(message)
-        except redis.TimeoutError as error:
+            act(message)
+        except (redis.TimeoutError, OutOfMemoryError) as error:
+            # After this alone Dramatiq tries again.
             raise ConnectionClosed(error) from None
         finally:
             self._on_done()

@@ -112,9 +112,9 @@ class Intake:
         """Show once a second that this process lives, and take over from those that don't."""
         now = time.monotonic()
         if now - self._shown_at >= IDLE_S:
-            self._shown_at = now
             for queue in QUEUES:
                 self._broker.fetch(queue, 0)
+            self._shown_at = now
 
     def _listen(self) -> None:
         while not self._stopped.is_set():
