@@ -81,10 +81,13 @@ class Runner:
             claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()
-            job, history = claimed
+            job, history, age_s = claimed
             run.number = job.run
-            run.deadline = self._clock() + job.request.timeout_s
-            end = self._generate(job, history, route, run)
+            # One time limit for all runs: whoever is asked now has what is left of it.
+            left = job.request.timeout_s - age_s
+            run.deadline = self._clock() + left
+            job = job._replace(request=job.request._replace(timeout_s=left))
+            end = self._generate(job, history, route, run) if left > 0 else _failed(_too_late())
             if lost := [usage for usage in run.spent if usage]:
                 end = replace(end, failed_usage=reduce(add, lost))
             return self._end(job, end)
@@ -109,13 +112,7 @@ class Runner:
         now = self._clock()
         for run in list(self._running):
             if run.deadline <= now:
-                run.stop.request(
-                    DeadlineExceeded(
-                        "The request ran into its time limit. Allow more with timeout_s, or ask "
-                        "for less with max_tokens.",
-                        stage="run",
-                    )
-                )
+                run.stop.request(_too_late())
 
     @property
     def running(self) -> list[tuple[str, int]]:
@@ -209,6 +206,14 @@ class Runner:
 
 def _fault() -> OrchestratorError:
     return OrchestratorError("The server has a fault; its log says more.")
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "The request ran into its time limit. Allow more with timeout_s, or ask for less with "
+        "max_tokens.",
+        stage="run",
+    )
 
 
 def _failed(error: OrchestratorError) -> Failed:

@@ -85,6 +85,17 @@ class Submission(NamedTuple):
     replayed: bool = False
 
 
+class Claim(NamedTuple):
+    """A job that was started, what its session remembers, and how long ago it began to run first.
+
+    ``age_s`` is more than nothing where an earlier run of it was lost or given back.
+    """
+
+    job: Job
+    history: History
+    age_s: float = 0.0
+
+
 class Change(NamedTuple):
     """What became of a transition; ``ready`` are jobs to hand to the dispatcher now."""
 
@@ -140,7 +151,7 @@ class Store(Protocol):
         """
         ...
 
-    def claim(self, job_id: str, backend: str) -> tuple[Job, History] | None:
+    def claim(self, job_id: str, backend: str) -> Claim | None:
         """Start a pending job; None where it isn't pending any more.
 
         One that ran before goes on with a restart in its log, where words of it are to be taken

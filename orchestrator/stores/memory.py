@@ -12,13 +12,14 @@ from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Cancelled, Completed, Event, Started, Terminal
 from orchestrator.ids import created_at
 from orchestrator.job import Job, OnBusy, Status
-from orchestrator.session import History, Session, SessionHead
+from orchestrator.session import Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.allowances import Allowances
 from orchestrator.stores.base import (
     SCAN_LIMIT,
     Allowance,
     Change,
+    Claim,
     Idempotency,
     Listing,
     LogPage,
@@ -125,7 +126,7 @@ class MemoryStore:
         with self._lock:
             return self._replay(idempotency)
 
-    def claim(self, job_id: str, backend: str) -> tuple[Job, History] | None:
+    def claim(self, job_id: str, backend: str) -> Claim | None:
         with self._lock:
             entry = self._pending.pop(job_id, None)
             if entry is None:
@@ -134,7 +135,7 @@ class MemoryStore:
             started = Started(backend)
             entry.job = entry.job.apply(started, self._clock())
             self._log(entry, started)
-            return entry.job, self._sessions.history(entry.job.request.session)
+            return Claim(entry.job, self._sessions.history(entry.job.request.session))
 
     def append(self, job_id: str, event: Event, run: int = 1) -> bool:
         with self._lock:

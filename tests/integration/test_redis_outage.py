@@ -278,26 +278,60 @@ def test_what_was_accepted_survives_a_kill(own: RedisServer, store: RedisStore) 
     assert store.finish(running.id, DONE).changed
 
 
+def forgetting(own: RedisServer) -> Callable[[], None]:
+    """Return what has Redis forget all from now on.
+
+    As after a kill with appendfsync everysec: what it has answered for may not be in its file.
+    """
+    kept = {key: own.client.dump(key) for key in own.client.scan_iter()}
+
+    def forget() -> None:
+        own.client.flushall()
+        for key, value in kept.items():
+            own.client.restore(key, 0, value)
+
+    return forget
+
+
+@pytest.mark.parametrize("is_first", [True, False])
 def test_the_end_of_a_run_that_redis_forgot_changes_nothing(
-    own: RedisServer, store: RedisStore
+    is_first: bool, own: RedisServer, store: RedisStore
 ) -> None:
-    # As after a kill with appendfsync everysec: what it has answered for may not be in its file.
     job = a_job()
     store.submit(job)
-    kept = {key: own.client.dump(key) for key in own.client.scan_iter()}
-    claim = store.claim(job.id, "echo")
-    assert claim
-    assert store.append(job.id, Token(0, "said"))
-    own.client.flushall()
-    for key, value in kept.items():
-        own.client.restore(key, 0, value)
+    if not is_first:
+        assert store.claim(job.id, "echo")
+        assert store.give_back(job.id, 1).ready
+    run = store.get(job.id).run
+    forget = forgetting(own)
+    assert store.claim(job.id, "echo")
+    if is_first:
+        assert store.append(job.id, Token(0, "said"), run)
+    forget()
 
-    assert not store.finish(job.id, DONE).changed
+    assert list(store.renew()) == [(job.id, run)]
+    assert not store.finish(job.id, Cancelled(), run).changed
     assert store.get(job.id).status is Status.PENDING
-    again = store.claim(job.id, "echo")
-    assert again
-    assert store.append(job.id, Token(0, "said again"))
-    assert store.finish(job.id, DONE, again[0].run).job.result == "said again"
+    assert store.claim(job.id, "echo")
+    assert store.append(job.id, Token(0, "said again"), run)
+    assert store.finish(job.id, DONE, run).job.result == "said again"
+
+
+def test_a_run_that_redis_forgot_writes_nothing_into_the_next(
+    own: RedisServer, store: RedisStore, other: RedisStore
+) -> None:
+    job = a_job()
+    store.submit(job)
+    forget = forgetting(own)
+    assert store.claim(job.id, "echo")
+    forget()
+    assert other.claim(job.id, "echo")
+    assert store.append(job.id, Token(0, "stale"))
+    assert other.append(job.id, Token(0, "new"))
+    assert list(store.renew()) == [(job.id, 1)]
+    assert list(other.renew()) == []
+    assert not store.finish(job.id, DONE).changed
+    assert other.finish(job.id, DONE).job.result == "new"
 
 
 @pytest.mark.parametrize("crash", ["kill", "freeze"])

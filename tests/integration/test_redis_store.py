@@ -6,7 +6,7 @@ Each store here stands for a process; those that have to be one are.
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,9 +28,10 @@ from orchestrator.events import (
     Started,
     Token,
 )
-from orchestrator.job import Job, OnBusy, Priority, Status
+from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Status
 from orchestrator.routing.base import Attempt
 from orchestrator.runner import Runner
+from orchestrator.stop import StopSignal
 from orchestrator.stores.base import Idempotency
 from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.scripts import SEND_AGAIN_S, SEND_S
@@ -309,6 +310,36 @@ def test_attempts_are_counted_over_all_runs(
         Restarted(3, "two"),
         Token(0, "whole"),
     ]
+
+
+@pytest.mark.parametrize(("waited", "is_late"), [(3.0, False), (4.1, True)])
+def test_all_runs_of_a_request_have_one_time_limit(
+    waited: float, is_late: bool, web: RedisStore, worker: RedisStore, clock: Clock
+) -> None:
+    job = submitted(web, timeout_s=10.0)
+    first = claimed(worker, job)
+    clock.advance(6)
+    assert worker.give_back(job.id, first.run).ready
+    clock.advance(waited)
+    asked: list[float] = []
+
+    class Told:
+        name = "told"
+
+        def stream(
+            self, request: GenerateRequest, messages: object, stop: StopSignal
+        ) -> Iterator[Finish]:
+            asked.append(request.timeout_s)
+            yield Finish(FinishReason.STOP)
+
+    Runner(worker, lambda model: Told()).run(job.id)  # type: ignore[arg-type, return-value]
+    end = web.get(job.id)
+    if is_late:
+        assert (end.error_code, end.error_stage) == ("DEADLINE_EXCEEDED", "run")
+        assert asked == []
+    else:
+        assert end.status is Status.COMPLETED
+        assert asked == [pytest.approx(1.0, abs=0.5)]
 
 
 def test_a_run_that_lost_its_request_ends_and_leaves_the_next_one_alone(

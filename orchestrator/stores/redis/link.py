@@ -62,12 +62,14 @@ class Link:
         self._client = Redis(connection_pool=self._pool)
         where = self._pool.connection_kwargs
         name = f"{where.get('host')}:{where.get('port')} {where.get('path')}"
+        self._began: float | None = None
         self._gate = _gates.setdefault(name, Gate(CONNECTIONS))
 
     @property
     def up_s(self) -> float:
-        """For how long Redis has answered, in seconds."""
-        return self._gate.up_s
+        """For how long Redis has answered here, in seconds."""
+        began = self._began
+        return 0.0 if began is None else min(self._gate.up_s, time.monotonic() - began)
 
     def call(self, script: Script, *arguments: Argument) -> Any:
         """Call a script. It may be run twice. Raises PipelineUnavailable."""
@@ -178,6 +180,8 @@ class Link:
             if isinstance(error, AWAY) and self._gate.note_failure():
                 logger.warning("Redis can't be reached: %s", error)
             raise _translated(error) from None
+        if self._began is None:
+            self._began = time.monotonic()
         if self._gate.note_answer():
             logger.warning("Redis is back")
         return result

@@ -11,13 +11,13 @@ import orjson
 from orchestrator.errors import OrchestratorError, WorkerLost
 from orchestrator.events import Event, Failed, Restarted, Started, Terminal, Token
 from orchestrator.job import IllegalMove, Job, OnBusy, Priority, Status
-from orchestrator.session import History
 from orchestrator.stores import refusals
 from orchestrator.stores.base import (
     IDEMPOTENCY_S,
     SEEN_S,
     Allowance,
     Change,
+    Claim,
     Idempotency,
     Submission,
 )
@@ -123,7 +123,7 @@ class RedisStore(Views):
         reply = self._call(scripts.REPLAY, "", *key)
         return replayed(reply) if reply else None
 
-    def claim(self, job_id: str, backend: str) -> tuple[Job, History] | None:
+    def claim(self, job_id: str, backend: str) -> Claim | None:
         # Whoever claims has a name of their own, so that asking again is no second claim.
         owner = uuid.uuid4().hex
         reply = self._writer.patiently(
@@ -141,8 +141,8 @@ class RedisStore(Views):
             return None
         values = codec.pairs(reply[0])
         job = codec.load_job(values)
-        self._writer.hold(job, int(values[b"seq"]))
-        return job, codec.load_history(reply[1], reply[2])
+        self._writer.hold(job, owner, int(values[b"seq"]))
+        return Claim(job, codec.load_history(reply[1], reply[2]), float(reply[3]))
 
     def append(self, job_id: str, event: Event, run: int = 1) -> bool:
         held = self._writer.held(job_id, run)
@@ -159,7 +159,7 @@ class RedisStore(Views):
     def finish(self, job_id: str, event: Terminal, run: int = 1) -> Change:
         held = self._writer.held(job_id, run)
         if held is None:
-            reply = self._call(scripts.FINISH, job_id, run, "", *ending(event))
+            reply = self._call(scripts.FINISH, job_id, run, "", "", *ending(event))
             return self._changed(job_id, reply)
         held.seal()
         with self._writer.releasing(held):
@@ -211,13 +211,14 @@ class RedisStore(Views):
         held = self._writer.all()
         if not held:
             return ()
-        mine = [part for one in held for part in (one.job.id, one.job.run)]
-        found = self._call(scripts.RENEW, "", self._leases.lease_s, *mine)
-        to_stop = {(job_id.decode(), int(run)) for job_id, run in found}
-        for one in held:
-            if (one.job.id, one.job.run) in to_stop:
-                one.close()
-        return tuple(to_stop)
+        mine = [part for one in held for part in (one.job.id, one.owner)]
+        found = {
+            owner.decode() for owner in self._call(scripts.RENEW, "", self._leases.lease_s, *mine)
+        }
+        to_stop = [one for one in held if one.owner in found]
+        for one in to_stop:
+            one.close()
+        return tuple((one.job.id, one.job.run) for one in to_stop)
 
     def give_back(self, job_id: str, run: int) -> Change:
         held = self._writer.held(job_id, run)
@@ -267,7 +268,8 @@ class RedisStore(Views):
         job_id, run = held.job.id, held.job.run
         if not held.refusal:
             parts = held.calls(*self._head(job_id))
-            last = (scripts.FINISH, (*self._head(job_id), run, held.seq, *ending(event)))
+            which = (run, held.owner, held.seq)
+            last = (scripts.FINISH, (*self._head(job_id), *which, *ending(event)))
             *results, reply = self._link.call_all([*parts, last])
             held.settle(results)
             if not held.refusal:
@@ -275,7 +277,7 @@ class RedisStore(Views):
         error = held.refusal
         code = error.code if isinstance(error, OrchestratorError) else OrchestratorError.code
         failed = Failed(code, str(error), failed_usage=event.failed_usage)
-        return self._call(scripts.FINISH, job_id, run, "", *ending(failed))
+        return self._call(scripts.FINISH, job_id, run, held.owner, "", *ending(failed))
 
     def _flush_session(self, session: str) -> None:
         for held in self._writer.all():
@@ -284,7 +286,7 @@ class RedisStore(Views):
 
     def _fail_late(self, job: Job) -> Call:
         event = refusals.waited_too_long(job.request)
-        return scripts.FINISH, (*self._head(job.id), "", "", *ending(event))
+        return scripts.FINISH, (*self._head(job.id), "", "", "", *ending(event))
 
     def _requeue(self, job_id: str, run: int | str) -> Call:
         lost = Failed(

@@ -71,11 +71,15 @@ class _Attempt:
 class Held:
     """A job that was claimed here, and what of its log is not written yet.
 
+    ``owner`` is who claimed it: what another one writes, of whatever run, changes nothing.
     ``sending`` is held by whoever writes it, so that its parts keep their order.
     """
 
-    def __init__(self, job: Job, seq: int, patience_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, job: Job, owner: str, seq: int, patience_s: float, clock: Callable[[], float]
+    ) -> None:
         self.job = job
+        self.owner = owner
         self._patience_s = patience_s
         self._clock = clock
         self.sending = threading.Lock()
@@ -128,7 +132,7 @@ class Held:
             self._sent += self._unsent
             self._unsent = []
             parts = list(self._sent)
-        return [part.call((*head, self.job.run), self._clock()) for part in parts]
+        return [part.call((*head, self.owner), self._clock()) for part in parts]
 
     def settle(self, results: Sequence[Any]) -> None:
         """Take what became of the calls."""
@@ -203,11 +207,11 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def hold(self, job: Job, seq: int) -> None:
-        """Note a job that was claimed here; its log goes on at ``seq``."""
+    def hold(self, job: Job, owner: str, seq: int) -> None:
+        """Note a job that ``owner`` claimed here; its log goes on at ``seq``."""
         with self._changed:
             self._held.setdefault(job.id, {})[job.run] = Held(
-                job, seq, self._patience_s, self._clock
+                job, owner, seq, self._patience_s, self._clock
             )
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="redis-writer", daemon=True)

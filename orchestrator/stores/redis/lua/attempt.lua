@@ -1,13 +1,13 @@
 #!lua
 -- Note that another attempt of a running request begins, and with a restart, that what was said
 -- is void.
--- ARGV: the run, the seq that a restart has or '' for none, the attempt, the backend or '', the
+-- ARGV: who claimed it, the seq that a restart has or '' for none, the attempt, the backend or '', the
 -- same as JSON.
-local run, first, number, backend, quoted = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local owner, first, number, backend, quoted = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local key = JOB .. id
-local job = redis.call('HMGET', key, 'status', 'run', 'cancel_requested_at', 'seq')
+local job = redis.call('HMGET', key, 'status', 'owner', 'cancel_requested_at', 'seq')
 
-if job[1] ~= 'processing' or job[2] ~= run then
+if job[1] ~= 'processing' or job[2] ~= owner then
   return 'gone'
 end
 if first ~= '' and tonumber(first) > tonumber(job[4]) then

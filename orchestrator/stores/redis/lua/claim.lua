@@ -13,7 +13,8 @@ local function claimed()
   return {
     all(id),
     redis.call('HGET', SESSION .. session, 'system'),
-    redis.call('LRANGE', TURNS .. session, 0, -1)
+    redis.call('LRANGE', TURNS .. session, 0, -1),
+    exact(math.max(0, now - redis.call('HGET', key, 'started_at')))
   }
 end
 

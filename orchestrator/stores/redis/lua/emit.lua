@@ -1,17 +1,17 @@
 #!lua
 -- Append tokens to the log of a running request.
--- ARGV: the run, the seq of the first token, how many there are, how many seconds ago the first
+-- ARGV: who claimed it, the seq of the first token, how many there are, how many seconds ago the first
 -- one came, all as JSON, as text, the size that a log may have.
-local run, first, count = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local owner, first, count = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local age_s, tokens, text, limit = ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
 local key = JOB .. id
 local job = redis.call(
   'HMGET', key,
-  'status', 'run', 'cancel_requested_at', 'seq', 'begin', 'size', 'first_token_at'
+  'status', 'owner', 'cancel_requested_at', 'seq', 'begin', 'size', 'first_token_at'
 )
 local seq, begin, size = tonumber(job[4]), job[5], tonumber(job[6])
 
-if job[1] ~= 'processing' or job[2] ~= run or first > seq then
+if job[1] ~= 'processing' or job[2] ~= owner or first > seq then
   return 'gone'
 end
 if first < seq then

@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
 -- End a request, once.
--- ARGV: the run or '' for whichever is too late in the queue, the seq that its log must have come
--- to or '', and the ending.
-local run, seq = ARGV[4], ARGV[5]
+-- ARGV: the run or '' for whichever is too late in the queue, who claimed it or '', the seq that
+-- its log must have come to or '', and the ending.
+local run, owner, seq = ARGV[4], ARGV[5], ARGV[6]
 local ending = {
-  status = ARGV[6],
-  reason = ARGV[7],
-  payload = ARGV[8],
-  cancelled = ARGV[9],
-  failed_usage = ARGV[10],
-  usage = ARGV[11],
-  error = ARGV[12],
-  error_code = ARGV[13],
-  error_stage = ARGV[14],
+  status = ARGV[7],
+  reason = ARGV[8],
+  payload = ARGV[9],
+  cancelled = ARGV[10],
+  failed_usage = ARGV[11],
+  usage = ARGV[12],
+  error = ARGV[13],
+  error_code = ARGV[14],
+  error_stage = ARGV[15],
 }
-local job = redis.call('HMGET', JOB .. id, 'status', 'run', 'seq', 'cancel_requested_at')
+local job = redis.call('HMGET', JOB .. id, 'status', 'run', 'seq', 'cancel_requested_at', 'owner')
 
 if not job[1] then
   return {'missing'}
@@ -29,6 +29,10 @@ if run == '' then
   end
 end
 if not job[4] then
+  -- Redis may have forgotten the claim, and with it that this run is one of the request's.
+  if owner ~= '' and owner ~= job[5] then
+    return unchanged(id)
+  end
   if seq ~= '' and seq ~= job[3] then
     return unchanged(id)
   end
