@@ -142,6 +142,7 @@ def redis() -> Iterator[str]:
             "--dir": folder,
             "--save": "",
             "--appendonly": "yes",
+            "--appendfsync": "always",
             "--maxmemory-policy": "noeviction",
         }
         process = subprocess.Popen(

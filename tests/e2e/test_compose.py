@@ -169,7 +169,7 @@ def test_redis_keeps_what_it_was_given_though_it_is_killed(tmp_path: Path) -> No
     with redis_as_composed(tmp_path) as port:
         for setting, value in {
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",
             "maxmemory-policy": "noeviction",
         }.items():
             assert redis_cli(port, "config", "get", setting).split() == [setting, value]

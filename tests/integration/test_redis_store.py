@@ -36,11 +36,13 @@ from orchestrator.stores.base import Idempotency
 from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.scripts import SEND_AGAIN_S, SEND_S
 from orchestrator.stores.redis.store import Leases, RedisStore
+from tests import redis_server
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.backends import BeginsAnew, Steps
 from tests.fakes.clock import Clock
 from tests.fakes.jobs import a_job
 from tests.redis_server import RedisServer
+from tests.served import free_port
 
 MakeStore = Callable[..., RedisStore]
 
@@ -646,10 +648,40 @@ def test_what_is_unwise_is_said(found: dict[str, object], said: list[str]) -> No
     assert all(sentence.endswith(end) for sentence, end in zip(advice, said, strict=True))
 
 
-@pytest.mark.parametrize("found", [{"redis_version": "6.2.14"}, {"role": "slave"}])
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"redis_version": "6.2.14"},
+        {"role": "slave"},
+        {"redis_mode": "cluster"},
+        {"cluster_enabled": 1},
+    ],
+)
 def test_a_redis_that_cannot_be_used_is_refused(found: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"Use 7.0 or later|Name its primary"):
+    with pytest.raises(
+        ConfigError, match=r"Use 7.0 or later|Name its primary|Name a single primary"
+    ):
         check(SOUND | found)
+
+
+def test_a_node_of_a_cluster_is_refused(tmp_path: Path, redis_store: MakeStore) -> None:
+    # Its second port is the first plus 10,000 otherwise, which may be past the last.
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with (
+        redis_server.running(tmp_path, *options) as node,
+        pytest.raises(ConfigError, match="Name a single primary"),
+    ):
+        redis_store(node.url).check()
+
+
+def test_when_a_message_counts_as_lost_is_by_the_time_of_redis(
+    web: RedisStore, clock: Clock
+) -> None:
+    job = a_job(clock=lambda: clock() - 3600)
+    web.submit(job)
+    web.sent(job.id)
+    clock.advance(SEND_AGAIN_S + 0.1)
+    assert ids([job for change in web.sweep() for job in change.ready]) == [job.id]
 
 
 def test_the_redis_of_the_tests_writes_no_file_and_is_told_so(web: RedisStore) -> None:

@@ -18,6 +18,8 @@ def check(info: Mapping[str, Any]) -> list[str]:
         raise ConfigError(f"Redis is version {version}. Use {OLDEST}.0 or later.")
     if info.get("role") != "master":
         raise ConfigError("REDIS_URL names a replica, which takes no writes. Name its primary.")
+    if info.get("cluster_enabled") or info.get("redis_mode") == "cluster":
+        raise ConfigError("REDIS_URL names a node of a cluster. Name a single primary.")
     found = []
     if info.get("maxmemory_policy") != "noeviction":
         found.append(

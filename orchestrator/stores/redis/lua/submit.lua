@@ -45,6 +45,7 @@ if on_busy == 'interrupt' then
 end
 
 redis.call('HSET', JOB .. id, unpack(ARGV, 12))
+redis.call('HSET', JOB .. id, 'queued_at', now)
 if allowance then
   take(id, allowance)
 end
