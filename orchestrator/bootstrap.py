@@ -241,6 +241,7 @@ def build_worker(settings: Settings) -> Broker:
         most_at_once=routes.most_at_once,
         renew_s=settings.lease_s / 3,
         graceful_s=settings.graceful_timeout_s,
+        sign=settings.worker_sign,
     )
     duties.declare(broker)
     return broker

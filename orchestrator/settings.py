@@ -63,6 +63,12 @@ class Settings:
         rules.seconds(1, 600),
         "With Redis: after this long without a sign of life from its worker a request runs again.",
     )
+    worker_sign: Path | None = setting(
+        "ORCHESTRATOR_WORKER_SIGN",
+        None,
+        rules.file,
+        "A file that a worker touches every 5 seconds, for a probe to see that it does not hang.",
+    )
     backend: str = setting(
         "ORCHESTRATOR_BACKEND",
         "echo",

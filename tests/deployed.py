@@ -1,6 +1,9 @@
 """What the files in deploy/ have in common: where they are, and what the service says of itself."""
 
+import os
 import re
+import subprocess
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,22 @@ def documents(path: Path) -> list[Any]:
 def known_settings() -> set[str]:
     """The names of all variables that the service reads."""
     return {item.metadata["variable"] for item in fields(Settings)}
+
+
+def assert_tells_signs(command: list[str], path: str, folder: Path) -> None:
+    """Hold that a probe passes where the file at ``path`` was touched in the last minute."""
+    sign = folder / "sign"
+    asked = [word.replace(path, str(sign)) for word in command]
+    assert asked != command
+
+    def passes() -> bool:
+        return subprocess.run(asked, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+    assert not passes()
+    sign.touch()
+    assert passes()
+    os.utime(sign, (0, time.time() - 61))
+    assert not passes()
 
 
 def seconds(text: str) -> int:

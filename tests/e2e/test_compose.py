@@ -18,6 +18,7 @@ from tests.deployed import (
     SECRET,
     SPARE_S,
     WORKER,
+    assert_tells_signs,
     documents,
     known_settings,
     seconds,
@@ -59,8 +60,11 @@ def test_web_and_worker_are_the_image_of_the_dockerfile_in_this_version() -> Non
     assert all("healthcheck" not in SERVICES[name] for name in WEB)
 
 
-def test_the_worker_has_no_health_check_for_it_has_no_port() -> None:
-    assert SERVICES["worker"]["healthcheck"] == {"disable": True}
+def test_the_worker_is_healthy_while_it_gives_a_sign(tmp_path: Path) -> None:
+    (kind, command) = SERVICES["worker"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    sign = SERVICES["worker"]["environment"]["ORCHESTRATOR_WORKER_SIGN"]
+    assert_tells_signs(["sh", "-c", command.replace("$$", "$")], sign, tmp_path)
 
 
 def test_the_worker_is_started_as_everywhere_and_each_container_is_one_process() -> None:

@@ -165,6 +165,16 @@ def test_a_request_that_kills_its_workers_fails_after_three(
 # Nobody is there
 
 
+def test_a_worker_gives_a_sign_that_it_lives_though_redis_does_not(
+    tmp_path: Path,
+) -> None:
+    redis, sign = RedisServer(tmp_path), tmp_path / "sign"
+    with working(tmp_path / "worker", **scaled(redis, ORCHESTRATOR_WORKER_SIGN=str(sign))):
+        until(sign.exists)
+        os.utime(sign, (0, 0))
+        until(lambda: sign.stat().st_mtime > 0)
+
+
 def test_without_a_worker_submits_say_what_to_do(
     redis: RedisServer, serving: Serving, hired: Callable[..., Worker]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -17,6 +18,7 @@ from tests.deployed import (
     SECRET,
     SPARE_S,
     WORKER,
+    assert_tells_signs,
     documents,
     known_settings,
 )
@@ -136,7 +138,14 @@ def test_the_probes_ask_paths_that_there_are_on_the_port_that_web_listens_on(
         asked = container("orchestrator-web")[probe]["httpGet"]
         assert asked["port"] == port["name"]
         assert requests.get(f"{server.url}{asked['path']}", timeout=PATIENCE_S).ok
-    assert not set(PROBES) & set(container("orchestrator-worker"))
+
+
+def test_a_worker_lives_while_it_gives_a_sign(tmp_path: Path) -> None:
+    worker = container("orchestrator-worker")
+    assert set(PROBES) & set(worker) == {"livenessProbe"}
+    (sign,) = (entry["value"] for entry in worker["env"])
+    assert [entry["name"] for entry in worker["env"]] == ["ORCHESTRATOR_WORKER_SIGN"]
+    assert_tells_signs(worker["livenessProbe"]["exec"]["command"], sign, tmp_path)
 
 
 def test_an_outage_takes_no_pod_that_has_started_out_of_the_service() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -42,9 +43,9 @@ class Duties(dramatiq.Middleware):
     """Runs what the intake takes, and keeps leases, deadlines and the word that it is there.
 
     ``helpers`` start what the rest of the process needs, and ``close`` ends what answers here, once
-    nothing runs any more. ``most_at_once`` is how many requests are
-    worth running at once, where there is such a limit. ``renew_s`` is how often leases are renewed,
-    ``graceful_s`` how long a stop may take.
+    nothing runs any more. ``most_at_once`` is how many requests are worth running at once, where
+    there is such a limit. ``renew_s`` is how often leases are renewed, ``graceful_s`` how long a
+    stop may take. ``sign`` is a file that shows to this machine that the process does not hang.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Duties(dramatiq.Middleware):
         most_at_once: int | None,
         renew_s: float,
         graceful_s: float,
+        sign: Path | None = None,
     ) -> None:
         self._runner = runner
         self._store = store
@@ -66,6 +68,7 @@ class Duties(dramatiq.Middleware):
         self._most_at_once = most_at_once
         self._renew_s = renew_s
         self._graceful_s = graceful_s
+        self._sign = sign
         self._intake: Intake | None = None
         self._leaving = threading.Event()
         self._asked_at: float | None = None
@@ -111,6 +114,9 @@ class Duties(dramatiq.Middleware):
         self._repeat("deadlines", TICK_S, self._runner.stop_late)
         self._repeat("leases", self._renew_s, self._renew)
         self._repeat("presence", SHOW_S, self._show)
+        if self._sign:
+            # Of itself, for while Redis is away a restart would help nobody.
+            self._repeat("sign", SHOW_S, self._sign.touch)
         logger.info("Ready to run %d requests at once", at_once)
 
     def before_worker_shutdown(self, broker: Any, worker: dramatiq.Worker) -> None:
