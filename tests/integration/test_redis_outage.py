@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from orchestrator.events import (
 from orchestrator.ids import new_id
 from orchestrator.job import Job, Status
 from orchestrator.stores.redis import scripts
+from orchestrator.stores.redis.link import Call
 from orchestrator.stores.redis.store import RedisStore
 from orchestrator.stores.redis.writer import FLUSH_JOBS
 from tests import redis_server
@@ -368,6 +369,34 @@ def test_a_run_goes_on_through_an_outage_and_its_log_has_no_gap(
     assert run.is_ended
     assert told == [Started("echo"), *tokens(run.said), DONE] == log(other, job)
     assert other.get(job.id).result == "".join(run.said)
+
+
+def test_what_was_buffered_by_many_is_written_bit_by_bit(
+    own: RedisServer, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [claimed(store) for _ in range(16)]
+    piece = "ä" * 50_000
+    sent: list[int] = []
+    call_all = store._link.call_all
+
+    def noted(calls: Sequence[Call]) -> list[object]:
+        texts = [word for _, words in calls for word in words if isinstance(word, str)]
+        sent.append(sum(len(text.encode()) for text in texts))
+        return call_all(calls)
+
+    monkeypatch.setattr(store._link, "call_all", noted)
+    own.freeze()
+    for chunk in range(8):
+        for job in jobs:
+            assert store.append(job.id, Token(chunk, piece))
+    own.thaw()
+    persistently(lambda: [store.finish(job.id, DONE) for job in jobs[:4]])
+    eventually(lambda: all(held.is_clean for held in store._writer.all()))
+    assert max(sent) < 1_000_000
+    for job in jobs:
+        assert [event for event in log(store, job) if isinstance(event, Token)] == tokens(
+            [piece] * 8
+        )
 
 
 def test_an_end_during_an_outage_waits_for_redis(own: RedisServer, store: RedisStore) -> None:

@@ -266,8 +266,11 @@ class RedisStore(Views):
     def _finish_held(self, held: Held, event: Terminal) -> Any:
         """End a job with the last of its log; as failed where there was no room for that."""
         job_id, run = held.job.id, held.job.run
-        if not held.refusal:
+        while not held.refusal:
             parts = held.calls(*self._head(job_id))
+            if held.has_more:
+                held.settle(self._link.call_all(parts))
+                continue
             which = (run, held.owner, held.seq)
             last = (scripts.FINISH, (*self._head(job_id), *which, *ending(event)))
             *results, reply = self._link.call_all([*parts, last])

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ FLUSH_S = 0.025
 """How long tokens are gathered: one entry of ten costs a quarter of ten entries."""
 FLUSH_JOBS = 64
 """How many requests are written on one round trip."""
+SEND_BYTES = 512 * 1024
+"""How much text goes on one, twice: Redis has to answer in time, after an outage too."""
 BATCH_TOKENS = 256
 BATCH_BYTES = 64 * 1024
 """How much an entry holds."""
@@ -89,7 +92,7 @@ class Held:
         self.seq = seq
         """What the log comes to with all that was taken."""
         self._changed = threading.Condition(threading.Lock())
-        self._unsent: list[_Tokens | _Attempt] = []
+        self._unsent: deque[_Tokens | _Attempt] = deque()
         self._sent: list[_Tokens | _Attempt] = []
         self._size = 0
 
@@ -97,6 +100,16 @@ class Held:
     def is_clean(self) -> bool:
         """Whether all is written."""
         return not self._unsent and not self._sent
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is more than goes on one round trip."""
+        return bool(self._unsent)
+
+    @property
+    def sent_bytes(self) -> int:
+        """How much goes on the round trip that is not settled."""
+        return sum(part.size for part in self._sent)
 
     def add(self, event: Token | Restarted) -> bool:
         """Take a part of the log; False where no more is wanted. Raises PipelineUnavailable."""
@@ -126,16 +139,21 @@ class Held:
             self._is_sealed = True
             self._changed.notify_all()
 
-    def calls(self, *head: Argument) -> list[Call]:
-        """Return how to write what is not written; what was sent before goes as it was."""
+    def calls(self, *head: Argument, room: int = SEND_BYTES) -> list[Call]:
+        """Return how to write the first ``room`` bytes of what is not written, to be settled next.
+
+        What was sent before goes as it was.
+        """
         with self._changed:
-            self._sent += self._unsent
-            self._unsent = []
+            room -= sum(part.size for part in self._sent)
+            while self._unsent and room > 0:
+                self._sent.append(self._unsent.popleft())
+                room -= self._sent[-1].size
             parts = list(self._sent)
         return [part.call((*head, self.owner), self._clock()) for part in parts]
 
     def settle(self, results: Sequence[Any]) -> None:
-        """Take what became of the calls."""
+        """Take what became of these calls."""
         bad = [result for result in results if result != b"taken"]
         if bad:
             self.close(_refusal(bad[0]))
@@ -150,7 +168,8 @@ class Held:
         with self._changed:
             self.is_closed = True
             self.refusal = self.refusal or refusal
-            self._unsent, self._sent, self._size = [], [], 0
+            self._unsent.clear()
+            self._sent, self._size = [], 0
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
@@ -166,9 +185,10 @@ class Held:
         if not isinstance(last, _Tokens) or last.is_full:
             last = _Tokens(self.seq, self._clock())
             self._unsent.append(last)
+        size = len(text) if text.isascii() else len(text.encode())
         last.texts.append(text)
-        last.size += len(text)
-        self._size += len(text)
+        last.size += size
+        self._size += size
 
 
 def _refusal(result: object) -> Exception | None:
@@ -237,7 +257,7 @@ class Writer:
     def flush(self, job_id: str) -> None:
         """Write what there is of a job, so that it is seen. Raises PipelineUnavailable."""
         for held in list(self._held.get(job_id, {}).values()):
-            if not held.is_clean:
+            while not held.is_clean:
                 with held.sending:
                     held.settle(self._link.call_all(held.calls(*self._head(job_id))))
 
@@ -290,25 +310,30 @@ class Writer:
                 for held in dirty:
                     del self._dirty[held]
             try:
-                pause = 0.0 if self._write(dirty) == FLUSH_JOBS else FLUSH_S
+                pause = 0.0 if self._write(dirty) else FLUSH_S
             except PipelineUnavailable:
                 pause = RETRY_S
             except Exception:
                 logger.exception("what was said could not be written; it is tried again")
                 pause = RETRY_S
 
-    def _write(self, dirty: Sequence[Held]) -> int:
-        """Write what these jobs have, on one round trip. Returns of how many.
+    def _write(self, dirty: Sequence[Held]) -> bool:
+        """Write what these jobs have, on one round trip. Returns whether another is due at once.
 
         What others write at the moment is left to them, and looked at again later.
         """
         locked = [held for held in dirty if held.sending.acquire(blocking=False)]
         try:
-            calls = [(held, held.calls(*self._head(held.job.id))) for held in locked]
+            room = SEND_BYTES
+            calls: list[tuple[Held, list[Call]]] = []
+            for held in locked:
+                if room > 0:
+                    calls.append((held, held.calls(*self._head(held.job.id), room=room)))
+                    room -= held.sent_bytes
             results = iter(self._link.call_all([call for _, part in calls for call in part]))
             for held, part in calls:
                 held.settle([next(results) for _ in part])
-            return len(locked)
+            return room <= 0 or len(locked) == FLUSH_JOBS
         finally:
             for held in locked:
                 held.sending.release()
