@@ -104,6 +104,15 @@ def test_messages_are_run_once_and_then_gone(
     assert [key for key in queues.keys("*") if b"msgs" in key or b"acks" in key] == []
 
 
+def test_who_only_sends_is_never_taken_for_a_worker(
+    redis: RedisServer, queues: redis_client.Redis
+) -> None:
+    """For one that has died all keys are looked through."""
+    web = Broker(redis.url.replace("/0", "/1"))
+    web.send("normal", "a")
+    assert queues.zcard("dramatiq:__heartbeats__") == 0
+
+
 def test_an_idle_worker_is_woken_by_what_is_sent(workplace: Callable[..., Workplace]) -> None:
     place = workplace()
     place.end(10)

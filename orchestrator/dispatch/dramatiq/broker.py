@@ -1,6 +1,7 @@
 """Dramatiq's broker: where messages are kept until a worker takes them."""
 
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 
 import dramatiq
@@ -105,13 +106,24 @@ class Broker(RedisBroker):
         return sum(consumer.outstanding_message_count for consumer in self.consumers.values())
 
     def send(self, queue: str, job_id: str) -> None:
-        """Send the id of a request. Raises redis.RedisError."""
-        self.enqueue(
-            dramatiq.Message(
-                queue_name=queue, actor_name=queue, args=(job_id,), kwargs={}, options={}
-            )
+        """Send the id of a request. Raises redis.RedisError.
+
+        As Dramatiq's own script does, but for its note that the sender lives: one that is quiet for
+        a while would count as a worker that died, and all keys be looked through for its messages.
+        """
+        message_id = str(uuid.uuid4())
+        message: dramatiq.Message[None] = dramatiq.Message(
+            queue_name=queue,
+            actor_name=queue,
+            args=(job_id,),
+            kwargs={},
+            options={"redis_message_id": message_id},
         )
-        self.client.publish(WAKE_CHANNEL, queue)
+        with self.client.pipeline(transaction=True) as pipeline:
+            pipeline.hset(f"{self.namespace}:{queue}.msgs", message_id, message.encode())
+            pipeline.rpush(f"{self.namespace}:{queue}", message_id)
+            pipeline.publish(WAKE_CHANNEL, queue)
+            pipeline.execute()
 
     def lengths(self) -> Mapping[str, int]:
         """Return how many messages wait in each queue. Raises redis.RedisError."""
