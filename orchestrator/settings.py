@@ -64,10 +64,7 @@ class Settings:
         "With Redis: after this long without a sign of life from its worker a request runs again.",
     )
     worker_sign: Path | None = setting(
-        "ORCHESTRATOR_WORKER_SIGN",
-        None,
-        rules.file,
-        "A file that a worker touches every 5 seconds, for a probe to see that it does not hang.",
+        "ORCHESTRATOR_WORKER_SIGN", None, rules.file, "A file that a worker touches while it lives."
     )
     backend: str = setting(
         "ORCHESTRATOR_BACKEND",
@@ -313,8 +310,7 @@ class Settings:
         "ORCHESTRATOR_CORS_ORIGINS",
         (),
         rules.origins,
-        "Other origins whose pages may use the API, over HTTP and WebSocket. Unset: the "
-        "service's own pages only.",
+        "Other origins whose pages may use the API, over HTTP and WebSocket. Unset: its own only.",
     )
     log_messages: bool = setting(
         "ORCHESTRATOR_LOG_MESSAGES",

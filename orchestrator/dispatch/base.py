@@ -18,9 +18,9 @@ class Dispatcher(Protocol):
         ...
 
     def put(self, job: Job) -> None:
-        """Queue a job by its priority. Bounded by the store's admission, so it never refuses.
+        """Queue a job by its priority. It never refuses: the store has bounded how many there are.
 
-        Where it can't for now, the store's sweep gives the job again.
+        What can't be queued now comes again, by the store's sweep.
         """
         ...
 

@@ -264,9 +264,7 @@ class MemoryStore:
 
     def _replay(self, idempotency: Idempotency) -> Submission | None:
         earlier = self._keys.find(idempotency)
-        if earlier is None:
-            return None
-        return Submission(earlier.request_id, earlier.session, replayed=True)
+        return Submission(earlier.request_id, earlier.session, replayed=True) if earlier else None
 
     def _entry(self, job_id: str) -> _Entry:
         entry = self._entries.get(job_id)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.errors import DeadlineExceeded
 from orchestrator.events import Cancelled
+from orchestrator.job import Priority
 from orchestrator.session import HISTORY_BYTES, HISTORY_MESSAGES
 from orchestrator.stores.base import DAY_S, TOKEN_BYTES
 from orchestrator.stores.redis import codec
@@ -42,6 +43,7 @@ def _prelude() -> str:
         **NAMES,
         "VERSION": codec.VERSION,
         "READ": codec.READ,
+        "PRIORITIES": tuple(Priority),
         "CANCELLED": codec.dump_event(Cancelled()).decode(),
         "HISTORY_MESSAGES": HISTORY_MESSAGES,
         "HISTORY_BYTES": HISTORY_BYTES,

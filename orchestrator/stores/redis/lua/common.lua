@@ -397,13 +397,13 @@ local function stop(session, job_id)
 end
 
 local function forget_session(session)
-  redis.call('DEL', SESSION .. session, TURNS .. session)
+  redis.call('UNLINK', SESSION .. session, TURNS .. session)
   redis.call('ZREM', list_of(SESSIONS, tenant_of(session)), session)
   redis.call('ZREM', IDLE, session)
 end
 
 local function forget(job_id)
-  redis.call('DEL', JOB .. job_id, LOG .. job_id, TEXT .. job_id)
+  redis.call('UNLINK', JOB .. job_id, LOG .. job_id, TEXT .. job_id)
   local tenant = redis.call('HGET', OWNERS, job_id) or ''
   redis.call('ZREM', list_of(JOBS, tenant), job_id)
   redis.call('HDEL', OWNERS, job_id)

@@ -20,7 +20,7 @@ local function due_requests(key, moment)
       for _, queue in ipairs({QUEUED, DUE, RUNNING}) do
         redis.call('ZREM', queue, job_id)
       end
-      for _, priority in ipairs({'high', 'normal', 'low'}) do
+      for _, priority in ipairs(PRIORITIES) do
         redis.call('ZREM', WAIT .. priority, job_id)
       end
     end
