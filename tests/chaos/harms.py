@@ -46,7 +46,13 @@ class Scale:
     outage: tuple[float, float]
 
 
-FIRST = (("redis", "kill"), ("worker", "kill"), ("web", "kill"), ("worker", "pause"))
+FIRST = (
+    ("redis", "kill"),
+    ("redis", "pause"),
+    ("worker", "kill"),
+    ("worker", "pause"),
+    ("web", "kill"),
+)
 """What every run has, in an order of its own."""
 KINDS = ("redis", "web", "worker", "worker")
 """Who is hit how often."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests.e2e.client import (
     occupied,
     open_stream,
     post,
+    refused,
     started,
     status,
     stream,
@@ -168,6 +170,41 @@ def test_two_web_processes_serve_behind_one_port(
     for number, request_id in enumerate(ids):
         assert ended(server, request_id)["result"] == f"Echo: number {number}"
     assert server.stop() == 0
+
+
+def test_the_queue_limit_is_that_of_all_processes(
+    redis: RedisServer, serving: Serving, hired: Callable[..., Worker]
+) -> None:
+    few = {"ORCHESTRATOR_CONCURRENCY": "1", "ORCHESTRATOR_QUEUE_LIMIT": "3"}
+    hired(**few)
+    a, b = (serving(**scaled(redis, **few)) for _ in range(2))
+    until(lambda: is_ready(a) and is_ready(b))
+    with occupied(a):
+        waiting = [submit(server) for server in (a, b, a)]
+        for server in (a, b):
+            answer = post(server, "/infer", {"prompt": "one too many"})
+            error = refused(answer, 503, "PIPELINE_UNAVAILABLE")
+            assert error["message"].startswith("3 requests are waiting")
+        assert post(b, f"/cancel/{waiting[0]}").json()["status"] == "cancelled"
+        submit(b)
+
+
+def test_what_one_process_keeps_another_gives_again(
+    redis: RedisServer, serving: Serving, hired: Callable[..., Worker], tmp_path: Path
+) -> None:
+    routes = tmp_path / "routes.toml"
+    routes.write_text(
+        '[backends.echo]\nkind = "echo"\n[models.default]\ntargets = ["echo"]\ncache_ttl_s = 60\n'
+    )
+    kept = {"ORCHESTRATOR_CONFIG": str(routes)}
+    hired(**kept)
+    a, b = (serving(**scaled(redis, **kept)) for _ in range(2))
+    until(lambda: is_ready(a) and is_ready(b))
+    told = []
+    for server in (a, b):
+        answer = post(server, "/infer", {"prompt": "again"}, headers={"Prefer": "wait=20"})
+        told.append((answer.json()["result"], answer.headers["X-Cache"]))
+    assert told == [("Echo: again", "miss"), ("Echo: again", "hit")]
 
 
 # Order
