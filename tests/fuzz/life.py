@@ -388,7 +388,7 @@ class Life(RuleBasedStateMachine):
         told = self.model.kept()
         assert ids(found) == [one.id for one in told]
         for job, request in zip(found, told, strict=True):
-            self.same(job, request)
+            self.same_listed(job, request)
             assert store.line_position(job.id) == self.model.line_position(job.id)
         self.same_sessions(store.sessions(1_000, None, tenant="").items)
 

@@ -100,7 +100,8 @@ class RedisStore(Views):
         )
         stopped: list[bytes] = []
         while (reply := self._call(scripts.SUBMIT, job.id, *arguments)) == [b"many"]:
-            stopped += self._call(scripts.INTERRUPT, "", request.session)
+            while found := self._call(scripts.INTERRUPT, "", request.session):
+                stopped += found
         match reply:
             case [b"new", is_ready, others]:
                 interrupted = tuple(other.decode() for other in (*stopped, *others))

@@ -90,8 +90,10 @@ end
 
 -- Those of a session that an interrupt ends at once: their places are free.
 local function waiting(session)
-  local ids = {}
-  for _, other in ipairs(active(session)) do
+  local ids = redis.call('ZRANGE', LINE .. session, 0, -1)
+  local others = redis.call('ZRANGE', BESIDE .. session, 0, -1)
+  others[#others + 1] = redis.call('HGET', SESSION .. session, 'current') or nil
+  for _, other in ipairs(others) do
     if redis.call('HGET', JOB .. other, 'status') == 'pending' then
       ids[#ids + 1] = other
     end
