@@ -9,9 +9,13 @@ from orchestrator.errors import InvalidRequest
 MAX_BODY = 1024 * 1024
 MAX_DEPTH = 32
 MAX_DIGITS = 300
+MAX_VALUES = 1000
+"""Values of one document, as its commas and opening brackets count them: a mebibyte has room for
+so many that to read them would stop everybody else for a fifth of a second."""
 
 Json = dict[str, Any]
 
+_MARKS = ",[{"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _EXAMPLE = 'Send a JSON object such as {"prompt": "Hello"}.'
 
@@ -47,13 +51,15 @@ _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant,
 def parse_object(data: bytes | str) -> Json:
     """Parse a JSON object strictly.
 
-    Refuses NaN, duplicate keys, lone surrogates and nesting past 32 levels, which the standard
-    library lets pass. Raises InvalidRequest.
+    Refuses NaN, duplicate keys, lone surrogates, nesting past 32 levels and more than 1,000
+    values, which the standard library lets pass. Raises InvalidRequest.
     """
     try:
         text = (data if isinstance(data, bytes) else data.encode()).decode()
         if not text.strip():
             raise InvalidRequest(f"The body is empty. {_EXAMPLE}")
+        if _has_too_many(text):
+            raise InvalidRequest(f"The body has more than {MAX_VALUES} values.")
         value = _decoder.decode(text)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
@@ -74,6 +80,22 @@ def parse_object(data: bytes | str) -> Json:
     if not isinstance(value, dict):
         raise InvalidRequest(f"The body is no JSON object. {_EXAMPLE}")
     return value
+
+
+def _has_too_many(text: str) -> bool:
+    """Whether a text has more values than are read, told without reading it.
+
+    Of what is no JSON it is told as far as a reader would come.
+    """
+    if sum(map(text.count, _MARKS)) <= MAX_VALUES:
+        return False
+    # Marks inside of strings are none: without escapes every other piece between quotes is one.
+    bare = text.replace(r"\\", "").replace(r"\"", "")
+    # A value has two strings at most, itself and its key.
+    pieces = bare.split('"', 4 * MAX_VALUES)
+    if len(pieces) > 4 * MAX_VALUES:
+        return True
+    return sum(piece.count(mark) for piece in pieces[::2] for mark in _MARKS) > MAX_VALUES
 
 
 def shown(text: object) -> str:

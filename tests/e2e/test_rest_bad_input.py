@@ -97,10 +97,13 @@ def test_another_content_type_is_refused(server: Served, kind: str | None) -> No
     assert "application/json" in error["message"]
 
 
-@pytest.mark.parametrize("depth", [33, 100, 5_000, 400_000])
-def test_json_nested_too_deeply_is_refused(server: Served, depth: int) -> None:
+@pytest.mark.parametrize(
+    ("depth", "said"),
+    [(33, "32 levels"), (100, "32 levels"), (5_000, "1000 values"), (400_000, "1000 values")],
+)
+def test_json_nested_too_deeply_is_refused(server: Served, depth: int, said: str) -> None:
     error = refused(post_bytes(server, nested(depth)), 400, "INVALID_REQUEST")
-    assert "32 levels" in error["message"]
+    assert said in error["message"]
 
 
 def test_json_nested_as_deeply_as_may_be_is_read(server: Served) -> None:

@@ -65,8 +65,8 @@ _infer = operation(
     more={
         "requestBody": {
             "required": True,
-            "description": "At most 1 MiB of JSON, at most 32 levels deep, without NaN, half "
-            "surrogate pairs or keys that come twice.",
+            "description": "At most 1 MiB of JSON, at most 32 levels deep and 1,000 values, "
+            "without NaN, half surrogate pairs or keys that come twice.",
             "content": {
                 "application/json": {
                     "schema": SubmitSchema,
