@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.errors import PipelineUnavailable
 
 TCP_ESTABLISHED = 1
+UNNAMED_SHARE = 8
+"""One of so many places is for those who have yet to say who they are."""
 LOOK_S = 2.5
 """How often who has nothing to send looks whether its client is still there."""
 
@@ -20,6 +22,7 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: dict[object, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        self._unnamed: set[object] = set()
         self._finished = False
 
     def __len__(self) -> int:
@@ -37,6 +40,21 @@ class Connections:
                 f"{self._limit} streams are open already. Poll instead, or try again later.",
                 retry_after=2,
             )
+
+    def take_unnamed(self) -> Callable[[], None]:
+        """Take a place for one that is unnamed; return what gives it back.
+
+        Raises PipelineUnavailable where there is none.
+        """
+        if len(self._unnamed) >= max(1, self._limit // UNNAMED_SHARE):
+            raise PipelineUnavailable(
+                "Too many sockets are open that have yet to say who they are. Try again in a "
+                "moment, or send the credentials with the handshake.",
+                retry_after=2,
+            )
+        place = object()
+        self._unnamed.add(place)
+        return lambda: self._unnamed.discard(place)
 
     @contextmanager
     def opened(self, is_busy: Callable[[], bool], close: Callable[[], None]) -> Iterator[None]:

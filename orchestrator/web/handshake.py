@@ -3,15 +3,16 @@
 import base64
 import binascii
 
-from flask import Response, request
+from flask import Response, g, request
 
+from orchestrator.caller import STRANGER
 from orchestrator.errors import Forbidden, InvalidRequest
 from orchestrator.schemas import invalid
 from orchestrator.web import limits
-from orchestrator.web.context import context
+from orchestrator.web.context import caller, context
 from orchestrator.web.errors import envelope
 from orchestrator.web.origins import is_allowed
-from orchestrator.web.ws_guard import GuardedSocket
+from orchestrator.web.ws_guard import UNNAMED, GuardedSocket
 
 _SHOWN = (
     "HTTP_CONNECTION",
@@ -41,9 +42,19 @@ def check() -> Response | None:
             "Pages of this origin may not connect. Name it in ORCHESTRATOR_CORS_ORIGINS."
         )
     context().connections.check()
+    if caller() is STRANGER:
+        # At once: between a look and a count of its own others would come in as well.
+        g.leave_unnamed = context().connections.take_unnamed()
+        request.environ[UNNAMED] = True
     limits.seat_socket()
     _guard()
     return None
+
+
+def leave_unnamed(error: BaseException | None = None) -> None:
+    """Give back the place that a socket has among the unnamed, where it has one."""
+    if "leave_unnamed" in g:
+        g.leave_unnamed()
 
 
 def _is_key(text: str) -> bool:

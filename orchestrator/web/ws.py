@@ -183,6 +183,7 @@ class _Conversation:
         try:
             if self._caller is STRANGER:
                 self._await_credentials()
+                handshake.leave_unnamed()
             may_stay = entrance.lasting(self._caller) if entrance else None
             while True:
                 data = self._ws.receive(LOOK_AGAIN_S if may_stay else None)

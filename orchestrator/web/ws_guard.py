@@ -12,6 +12,10 @@ from wsproto.utilities import LocalProtocolError
 
 from orchestrator.strict_json import MAX_BODY
 
+FIRST_BYTES = 16 * 1024
+"""A first message that says who asks has no more; nor may one of whom that isn't known yet."""
+UNNAMED = "orchestrator.unnamed"
+"""What marks the environ of a socket whose first message has to say who asks."""
 MAX_UNREAD = 8
 """Messages a client may send ahead of those that were answered; then reading pauses."""
 PATIENCE_S = 1.0
@@ -93,6 +97,7 @@ class Inbox(list[Any]):
     def append(self, message: Any) -> None:
         if len(message) > MAX_BODY // 4 and _size(message) > MAX_BODY:
             self._refuse(CLOSE_TOO_BIG, "Message is too big")
+        self._ws.max_message_size = MAX_BODY
         self._taken.clear()
         if len(self) >= MAX_UNREAD and not (self._ws.connected and self._taken.wait(PATIENCE_S)):
             self._refuse(CLOSE_POLICY, "Too many messages at once.")
@@ -120,6 +125,8 @@ class Reader(threading.Thread):
         super().__init__(target=target, daemon=True)
         self._ws: Server = target.__self__  # type: ignore[attr-defined]
         self._ws.input_buffer = Inbox(self._ws)
+        if UNNAMED in self._ws.environ:
+            self._ws.max_message_size = FIRST_BYTES
 
     def run(self) -> None:
         try:

@@ -1,11 +1,13 @@
 """Nobody comes in without credentials that are good: whatever is tried, at every address."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from orchestrator.auth.key_file import LOOK_EVERY_S
 from orchestrator.auth.tokens import LEEWAY_S
+from orchestrator.strict_json import MAX_BODY
+from orchestrator.web.connections import UNNAMED_SHARE
+from orchestrator.web.ws_guard import FIRST_BYTES
 from tests.e2e.client import (
     PATIENCE_S,
     call,
@@ -359,6 +364,65 @@ def test_a_page_that_says_nothing_is_sent_away_in_time(server: Served) -> None:
         began = time.monotonic()
         assert socket.close_code() == 1008
         assert time.monotonic() - began < BUSY * 6
+
+
+def test_of_a_page_that_has_not_said_who_it_is_no_more_is_taken_than_that_needs(
+    server: Served,
+) -> None:
+    with connected(server, origin=server.url) as socket:
+        # It says that a mebibyte follows, and sends what is more than a first message may have.
+        head = b"\x81\xff" + (MAX_BODY - 1).to_bytes(8, "big") + bytes(4)
+        socket.inner.sock.sendall(head + b"x" * (2 * FIRST_BYTES))
+        assert socket.close_code() == 1009
+
+
+def test_a_page_that_has_said_who_it_is_sends_as_much_as_others(server: Served, good: str) -> None:
+    long = "x" * (MAX_BODY // 2)
+    with connected(server, origin=server.url) as socket:
+        socket.send({"type": "auth", "token": good})
+        socket.send({"prompt": long})
+        assert socket.receive() == {"type": "welcome"}
+        assert socket.until("result")
+
+
+def test_who_has_not_said_who_it_is_takes_few_of_the_places(keys: Keys, good: str) -> None:
+    places = 2 * UNNAMED_SHARE
+    with (
+        serve(**keys.environ, ORCHESTRATOR_MAX_CONNECTIONS=str(places * 4 // 3 + 1)) as small,
+        contextlib.ExitStack() as open_ones,
+    ):
+        # All at once: none of them slips in between a look and a count of its own.
+        codes = []
+
+        def come() -> None:
+            try:
+                open_ones.enter_context(connected(small, origin=small.url))
+                codes.append(101)
+            except websocket.WebSocketBadStatusException as refusal:
+                codes.append(refusal.status_code)
+
+        comers = [threading.Thread(target=come) for _ in range(2 * places)]
+        for comer in comers:
+            comer.start()
+        for comer in comers:
+            comer.join()
+        assert codes.count(101) == places // UNNAMED_SHARE
+        assert set(codes) == {101, 503}
+        for _ in range(UNNAMED_SHARE):
+            named = open_ones.enter_context(connected(small, header={"X-API-Key": good}))
+            assert named.lives()
+        # Who does not say so in time is gone, and others may try.
+        until(lambda: _greets(small, good))
+
+
+def _greets(server: Served, key: str) -> bool:
+    with (
+        contextlib.suppress(websocket.WebSocketBadStatusException),
+        connected(server, origin=server.url) as socket,
+    ):
+        socket.send({"type": "auth", "token": key})
+        return socket.receive() == {"type": "welcome"}
+    return False
 
 
 def test_no_other_page_gets_as_far_as_that(server: Served) -> None:

@@ -13,6 +13,7 @@ class Stumbling:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+        self.environ: dict[str, Any] = {}
         self.connected = True
         self.event = threading.Event()
         self.input_buffer: list[Any] = []
