@@ -50,12 +50,20 @@ class _Call:
     fault: str = "it took too long"
     is_late: bool = False
 
+    def hold(self, sock: socket.socket) -> None:
+        """Note the socket that the call goes over. Raises TimeoutError where it is too late."""
+        self.sock = sock
+        if self.is_late:
+            sock.close()
+            raise TimeoutError
+
     def end(self) -> None:
-        """Have a call that is still under way fail."""
+        """Have a call that is still under way fail, whatever it waits for."""
         self.is_late = True
         if self.sock:
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                # Not its own under TLS, which would forget the session that is being read.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 def fetch(
@@ -146,7 +154,7 @@ def _connection(
     connect = _connector(chosen, call, deadline)
     if is_plain:
         return _Plain(host, port, connect)
-    return _Secure(host, port, connect, tls or ssl.create_default_context())
+    return _Secure(host, port, connect, call, tls or ssl.create_default_context())
 
 
 def _connector(
@@ -159,13 +167,14 @@ def _connector(
                 raise TimeoutError
             try:
                 share = left / (len(addresses) - place)
-                call.sock = socket.create_connection((str(address), port), share)
+                sock = socket.create_connection((str(address), port), share)
             except OSError:
                 if place == len(addresses) - 1:
                     raise
             else:
-                call.sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                return call.sock
+                call.hold(sock)
+                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                return sock
         raise TimeoutError
 
     return connect
@@ -193,15 +202,21 @@ class _Secure(_Plain):
         host: str,
         port: int,
         connect: Callable[[int], socket.socket],
+        call: _Call,
         tls: ssl.SSLContext,
     ) -> None:
         super().__init__(host, port, connect)
+        self._call = call
         self._tls = tls
 
     def connect(self) -> None:
         """Shake hands over such a socket."""
         super().connect()
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+        self.sock = secure = self._tls.wrap_socket(
+            self.sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        self._call.hold(secure)
+        secure.do_handshake()
 
 
 def _answer(connection: http.client.HTTPConnection, max_bytes: int) -> Fetched:

@@ -118,9 +118,22 @@ def test_an_answer_has_a_size() -> None:
         here(port, max_bytes=1000)
 
 
+def certified(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """What a server shows, and what a client of it trusts."""
+    certificate, key = self_signed(folder)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    return server, ssl.create_default_context(cafile=str(certificate))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\n\r\n"])
-def test_a_call_ends_in_time_however_the_answer_drips(start: bytes) -> None:
-    ended = threading.Event()
+def test_a_call_ends_in_time_however_the_answer_drips(
+    start: bytes, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(module, "_places", places)
+    server, trusting = certified(tmp_path)
 
     def drip(peer: socket.socket) -> None:
         peer.sendall(start)
@@ -128,11 +141,32 @@ def test_a_call_ends_in_time_however_the_answer_drips(start: bytes) -> None:
             if start:
                 peer.sendall(b"x")
 
-    with answering(drip) as (port, _):
+    ended = threading.Event()
+    with answering(drip, server if scheme == "https" else None) as (port, _):
+        url = f"{scheme}://127.0.0.1:{port}/"
         began = time.monotonic()
         with pytest.raises(FetchFailed, match=r"longer than 0\.5 s|took too long"):
-            here(port, timeout_s=0.5)
+            fetch(url, allowed=lambda _: True, timeout_s=0.5, tls=trusting)
         assert time.monotonic() - began < 5
+        # The call has ended as well, though the other side goes on: its place is free again.
+        assert places.acquire(timeout=10)
+        ended.set()
+
+
+def test_a_handshake_without_end_gives_its_place_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(module, "_places", places)
+    ended = threading.Event()
+
+    def silent(peer: socket.socket) -> None:
+        ended.wait(20)
+
+    with answering(silent) as (port, _):
+        with pytest.raises(FetchFailed, match=r"longer than 0\.5 s|took too long"):
+            fetch(f"https://127.0.0.1:{port}/", allowed=lambda _: True, timeout_s=0.5)
+        assert places.acquire(timeout=10)
         ended.set()
 
 
@@ -157,10 +191,7 @@ def test_a_cut_answer_is_none() -> None:
 
 
 def test_a_certificate_must_be_trusted_and_of_the_name(tmp_path: Path) -> None:
-    certificate, key = self_signed(tmp_path)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
-    trusting = ssl.create_default_context(cafile=str(certificate))
+    server, trusting = certified(tmp_path)
     # It has no other name than its address; without names OpenSSL would take its subject for one.
     trusting.hostname_checks_common_name = False
     with answering(lambda peer: peer.sendall(OK), server) as (port, _):
