@@ -42,7 +42,9 @@ class KeyFile:
     def check(self) -> None:
         """Raise ConfigError where the file can't be read."""
         try:
-            self._keys, self._version = self._load(), self._stamp()
+            # In this order: what is written in between is read again.
+            stamp = self._stamp()
+            self._keys, self._version = self._load(), stamp
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"ORCHESTRATOR_API_KEYS_FILE: {self._path} can't be read as keys ({_why(error)}). "

@@ -144,6 +144,29 @@ def test_a_revoked_key_is_out_of_force_a_moment_later_for_who_is_in_as_well(
         guard(file).check(caller)
 
 
+def test_a_key_that_is_revoked_while_the_server_starts_is_out_of_force_as_well(
+    clock: Clock, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    key, shown = made()
+    KeyFile(path).add(key)
+
+    class Starting(KeyFile):
+        is_revoked = False
+
+        def _load(self) -> dict[str, Key]:
+            found = super()._load()
+            if not self.is_revoked:
+                self.is_revoked = KeyFile(path).revoke(key.id, 1999.0)
+            return found
+
+    file = Starting(path, clock)
+    file.check()
+    clock.advance(LOOK_EVERY_S)
+    with pytest.raises(Unauthorized, match="was revoked"):
+        guard(file).admit(None, shown)
+
+
 def test_the_first_revocation_counts_and_an_unknown_id_is_told(file: KeyFile) -> None:
     key, _ = made()
     file.add(key)
