@@ -19,6 +19,8 @@ logger = logging.getLogger("orchestrator")
 
 KEEP_S = 300.0
 """How long keys are good without a look whether they are still."""
+LOOK_AT_LEAST_S = 2 * KEEP_S
+"""And how long while somebody looks, for whom nobody waits."""
 AGAIN_S = 15.0
 """How soon, at least, keys are asked for again: made-up key ids cost the issuer nothing."""
 TRUST_S = 24 * 3600.0
@@ -49,10 +51,12 @@ class KeySet:
         Raises PipelineUnavailable where no keys are known and their issuer can't be reached.
         """
         found = self._lookup(key_id)
-        age = self._clock() - self._fetched_at
-        if found is None or age >= KEEP_S:
+        now = self._clock()
+        if found is None or now - self._asked_at >= LOOK_AT_LEAST_S:
             self._refresh()
             found = self._lookup(key_id)
+        elif now - self._fetched_at >= KEEP_S and now - self._asked_at >= AGAIN_S:
+            threading.Thread(target=self._refresh, name="key set", daemon=True).start()
         if self._clock() - self._fetched_at >= TRUST_S:
             raise PipelineUnavailable(
                 "The keys of the issuer of tokens can't be fetched. Try again in a moment.",
