@@ -34,6 +34,11 @@ class OrderedIds(Generic[Id]):
         self._begins[place] = min(new, self._begins[place])
         insort(self._pieces[place], new)
 
+    @property
+    def last(self) -> Id | None:
+        """The greatest id; None where there is none."""
+        return self._pieces[-1][-1] if self._pieces else None
+
     def remove(self, old: Id) -> None:
         """Remove an id that is here."""
         place = bisect_right(self._begins, old) - 1

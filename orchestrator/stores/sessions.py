@@ -2,7 +2,7 @@
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -14,22 +14,50 @@ from orchestrator.stores.order import OrderedIds
 
 SESSION_BYTES = 600
 """What a session costs beside its messages, in bytes: measured (benchmarks/memory.py)."""
-TENANT_BYTES = 500
+TENANT_BYTES = 680
 """What a tenant costs that has any: measured."""
 MESSAGE_BYTES = 64
 """What a message costs beside its text."""
 
 
+class _Tenant:
+    """A tenant's sessions by their uses, which are numbered: that orders what shares a moment.
+
+    Each tenant has numbers of its own, for they are shown, and tell how much there was to number.
+    """
+
+    __slots__ = ("_sessions", "_uses")
+
+    def __init__(self) -> None:
+        self._uses: OrderedIds[int] = OrderedIds()
+        self._sessions: dict[int, _Session] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._sessions)
+
+    def add(self, session: "_Session") -> None:
+        """Note the use of a session that is not here."""
+        session.used = (self._uses.last or 0) + 1
+        self._uses.add(session.used)
+        self._sessions[session.used] = session
+
+    def remove(self, session: "_Session") -> None:
+        """Take a session out, if it is here."""
+        if self._sessions.pop(session.used, None):
+            self._uses.remove(session.used)
+
+    def before(self, used: int | None) -> Iterator["_Session"]:
+        """Give the sessions whose last use was before one, or all, last used first."""
+        return (self._sessions[number] for number in self._uses.before(used))
+
+
 @dataclass(slots=True)
 class _Session:
-    """``used`` counts the uses of all sessions: it orders them even where they share a moment.
-
-    ``uses`` are those of all sessions of its tenant, its own among them once it was used.
-    """
+    """``used`` is the number that its tenant has for its last use; 0 before the first."""
 
     name: str
     created_at: float
-    uses: OrderedIds[int]
+    tenant: _Tenant
     last_used_at: float = 0.0
     used: int = 0
     size: int = SESSION_BYTES
@@ -63,9 +91,7 @@ class Sessions:
         self._clock = clock
         self._idle: OrderedDict[str, _Session] = OrderedDict()
         self._busy: dict[str, _Busy] = {}
-        self._uses = 0
-        self._by_use: dict[int, _Session] = {}
-        self._tenants: dict[str, OrderedIds[int]] = {}
+        self._tenants: dict[str, _Tenant] = {}
 
     def enter(self, job: Job) -> bool:
         """Note a new request of a session. Returns whether it may run at once."""
@@ -128,9 +154,9 @@ class Sessions:
     def page(self, limit: int, cursor: str | None, tenant: str) -> Listing[SessionHead]:
         """List a tenant's sessions, last used first."""
         before = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 20 else None
-        uses = self._tenants.get(tenant, OrderedIds[int]()).before(before)
-        listed = [self._by_use[used] for used in islice(uses, limit)]
-        following = str(listed[-1].used) if listed and any(True for _ in uses) else None
+        sessions = self._tenants.get(tenant, _Tenant()).before(before)
+        listed = list(islice(sessions, limit))
+        following = str(listed[-1].used) if listed and any(True for _ in sessions) else None
         return Listing([self._view(session) for session in listed], following)
 
     def delete(self, session_name: str) -> None:
@@ -163,19 +189,18 @@ class Sessions:
         return True
 
     def _begin(self, session_name: str) -> _Session:
-        tenant = tenant_of(session_name)
-        uses = self._tenants.get(tenant)
-        if uses is None:
-            uses = self._tenants[tenant] = OrderedIds()
+        name = tenant_of(session_name)
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = _Tenant()
             self.size += TENANT_BYTES
         self.size += SESSION_BYTES
-        return _Session(session_name, self._clock(), uses)
+        return _Session(session_name, self._clock(), tenant)
 
     def _forget(self, session: _Session) -> None:
         self.size -= session.size
-        session.uses.remove(session.used)
-        del self._by_use[session.used]
-        if not session.uses:
+        session.tenant.remove(session)
+        if not session.tenant:
             del self._tenants[tenant_of(session.name)]
             self.size -= TENANT_BYTES
 
@@ -184,13 +209,8 @@ class Sessions:
         return busy.session if busy else self._idle.get(session_name)
 
     def _use(self, session: _Session) -> None:
-        if session.used:
-            session.uses.remove(session.used)
-            del self._by_use[session.used]
-        self._uses += 1
-        session.used = self._uses
-        session.uses.add(session.used)
-        self._by_use[session.used] = session
+        session.tenant.remove(session)
+        session.tenant.add(session)
         session.last_used_at = self._clock()
 
     def _remember(self, session: _Session, job: Job) -> None:

@@ -182,6 +182,19 @@ def test_lists_of_sessions_tell_nothing_of_others_before_between_or_behind_ones_
     assert service.sessions(limit=1, tenant="nobody") == Listing([], None)
 
 
+def test_a_cursor_of_sessions_counts_nothing_of_others(service: Service, store: Store) -> None:
+    def cursor(tenant: str) -> str | None:
+        for number in range(2):
+            ended(service, store, tenant, session_id=f"chat{number}")
+        return service.sessions(limit=1, tenant=tenant).next_cursor
+
+    before = cursor("first")
+    assert before
+    for _ in range(5):
+        ended(service, store, THEM)
+    assert cursor("second") == before
+
+
 def test_what_is_deleted_leaves_the_lists(service: Service, store: Store) -> None:
     mine = ended(service, store, US)
     service.delete(mine, US)

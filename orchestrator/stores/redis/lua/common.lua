@@ -103,7 +103,10 @@ end
 
 local function use(session)
   local list = list_of(SESSIONS, tenant_of(session))
-  redis.call('ZADD', list, redis.call('INCR', COUNT), session)
+  -- Numbered by tenant: a cursor shows the number, and is to tell nothing of others.
+  redis.call('ZREM', list, session)
+  local last = redis.call('ZRANGE', list, 0, 0, 'REV', 'WITHSCORES')[2] or 0
+  redis.call('ZADD', list, last + 1, session)
   redis.call('HSET', SESSION .. session, 'last_used_at', now)
 end
 
