@@ -8,7 +8,7 @@ import orjson
 from flask import Blueprint, Request, Response
 
 from orchestrator import wire
-from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
+from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, Unauthorized
 from orchestrator.ids import created_at
 from orchestrator.job import Job, Status, session_id_of
 from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
@@ -222,17 +222,24 @@ def _wait(job: Job, wait: params.Wait) -> Job:
     """Return a request once it has ended, the wait is over, or the client has left."""
     if wait.seconds and not job.status.is_terminal:
         for pause in _pauses(wait):
-            job = context().service.wait(job.id, pause, tenant())
             if job.status.is_terminal:
                 break
+            job = context().service.wait(job.id, pause, tenant())
     return job
 
 
 def _pauses(wait: params.Wait) -> Iterator[float]:
-    environ = params.asked().environ
+    """Yield how long to wait, again and again. Raises Unauthorized after one in which the caller
+    has lost its right to what came meanwhile.
+    """
+    environ, stays = params.asked().environ, may_stay()
     with limits.poll_place(wait.seconds > 0) as has_place:
-        if has_place:
-            yield from context().connections.pauses(wait.seconds, environ)
+        if not has_place:
+            return
+        for pause in context().connections.pauses(wait.seconds, environ):
+            yield pause
+            if not stays():
+                raise Unauthorized("The credentials are no longer in force.")
 
 
 def _status_view(job: Job) -> Json:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from tests.e2e.client import (
     enveloped,
     exchange,
     frames,
+    get,
     open_stream,
+    refused,
     request_head,
     until,
 )
@@ -458,6 +461,24 @@ def test_what_a_revoked_key_has_opened_ends(keys: Keys, good: str, tmp_path: Pat
         # What was asked goes on: it was asked while the key was good.
         other = call(slow, "GET", f"/status/{request_id}", headers={"X-API-Key": good})
         assert other.json()["status"] == "processing"
+
+
+@pytest.mark.parametrize("path", ["/result/{}?wait=60", "/status/{}?wait=60"])
+def test_a_long_poll_with_a_revoked_key_ends_without_an_answer(keys: Keys, path: str) -> None:
+    key = keys.create()
+    headers = {"X-API-Key": key}
+    with (
+        serve(**keys.environ, ORCHESTRATOR_ECHO_DELAY_S="0.2") as slow,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        body = {"prompt": "word " * 2000}
+        request_id = call(slow, "POST", "/infer", json=body, headers=headers).json()["request_id"]
+        polling = pool.submit(get, slow, path.format(request_id), headers=headers)
+        assert call(slow, "GET", f"/status/{request_id}", headers=headers).ok
+        keys("revoke", key)
+        began = time.monotonic()
+        refused(polling.result(60), 401, "UNAUTHORIZED")
+        assert time.monotonic() - began < BUSY * (LOOK_EVERY_S + 5)
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
