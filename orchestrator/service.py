@@ -101,25 +101,23 @@ class Service:
         idempotency: Idempotency | None = None,
         *,
         tenant: str,
-        allowance: Allowance | None = None,
+        allow: Callable[[], Allowance | None] = lambda: None,
     ) -> Submission:
         """Accept a request; it runs whether or not anyone waits.
 
-        ``allowance`` is what its caller may have. Raises PipelineUnavailable, SessionBusy,
-        IdempotencyKeyReused, RateLimited.
+        ``allow`` counts it, and returns what its caller may have: not asked for a submit that is
+        only repeated, which costs nothing and is never refused. Raises PipelineUnavailable,
+        SessionBusy, IdempotencyKeyReused, RateLimited.
         """
         if tenant:
             request = request._replace(tenant=tenant)
             if idempotency:
                 idempotency = replace(idempotency, key=f"{quoted(tenant)} {idempotency.key}")
-        try:
-            self._check(request)
-        except PipelineUnavailable:
-            if idempotency and (earlier := self._store.replay(idempotency)):
-                return earlier
-            raise
+        if idempotency and (earlier := self._store.replay(idempotency)):
+            return earlier
+        self._check(request)
         job = Job(id=new_id(), request=request, created_at=time.time())
-        submission = self._store.submit(job, idempotency, allowance)
+        submission = self._store.submit(job, idempotency, allow())
         for interrupted in submission.interrupted:
             self._dispatcher.cancel(interrupted)
         for ready in submission.ready:

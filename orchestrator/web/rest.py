@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import orjson
 from flask import Blueprint, Request, Response
@@ -51,7 +52,7 @@ def infer() -> Response:
             generate,
             _idempotency(key, body) if key else None,
             tenant=tenant(),
-            allowance=limits.allowance(generate),
+            allow=partial(limits.allowance, generate),
         )
         if form == params.SSE:
             response = _streamed(submission, place)

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import orjson
@@ -257,7 +258,7 @@ class _Conversation:
         request = self._doors.reader.read(frame)
         self._followers.check_room()
         submission = self._service.submit(
-            request, tenant=self._caller.tenant, allowance=self._limits.allowance(request)
+            request, tenant=self._caller.tenant, allow=partial(self._limits.allowance, request)
         )
         ack = {"type": "ack", "request_id": submission.request_id, "status": Status.PROCESSING}
         self._send(ack | ref)

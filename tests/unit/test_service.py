@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.backends.base import Backend
 from orchestrator.dispatch.pool import Pool
-from orchestrator.errors import NotFound, PipelineUnavailable, SessionBusy
+from orchestrator.errors import NotFound, PipelineUnavailable, RateLimited, SessionBusy
 from orchestrator.events import Cancelled, Completed, Event, Failed, Started, Token
 from orchestrator.job import Job, OnBusy, Priority, Status
 from orchestrator.runner import Runner
@@ -80,6 +80,22 @@ def test_a_replayed_submit_runs_once() -> None:
     assert [submission.replayed for submission in submissions] == [False, True, True, True, True]
     ended(service, submissions[0].request_id)
     assert len(backend.told) == 1
+
+
+def test_a_replayed_submit_is_not_counted() -> None:
+    service, counted = a_service(Says()), []
+
+    def allow() -> None:
+        counted.append(1)
+        if len(counted) > 1:
+            raise RateLimited("You have used up your calls.")
+
+    key = Idempotency("key", b"body")
+    first = service.submit(a_request(), key, allow=allow)
+    assert service.submit(a_request(), key, allow=allow).request_id == first.request_id
+    with pytest.raises(RateLimited):
+        service.submit(a_request(), Idempotency("another", b"body"), allow=allow)
+    assert len(counted) == 2
 
 
 def test_a_replayed_submit_needs_nobody_who_answers() -> None:
