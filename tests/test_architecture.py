@@ -35,7 +35,8 @@ FLOORS: dict[str, list[str]] = {
         "auth limits",
         "auth.keys auth.key_set auth.tickets auth.tokens",
         "auth.guard auth.key_file limits.accounts limits.base limits.rules",
-        "auth.entrance limits.memory",
+        "auth.entrance limits.known",
+        "limits.memory",
         "limits.shared",
     ],
     "ports and adapters": [

@@ -10,6 +10,8 @@ from orchestrator.rate import Rate, parse
 
 IPV6_PREFIX = 64
 """What one customer has of IPv6 addresses, at least: whoever has so many is counted once."""
+ADDRESS = "address:"
+"""How the account of an address begins, and no other."""
 HOPS_MOST = 20
 """Addresses in X-Forwarded-For that are looked at: it is as long as its sender likes."""
 
@@ -31,7 +33,7 @@ def account_of(caller: Caller, address: str) -> Account:
     subjects of two tenants.
     """
     if caller in (ANYONE, STRANGER):
-        return Account(f"address:{block(address)}")
+        return Account(f"{ADDRESS}{block(address)}")
     whose = f"subject:{quoted(caller.tenant)}/{caller.name}"
     name = f"key:{caller.key_id}" if caller.key_id else whose
     return Account(name, parse(caller.rate) if caller.rate else None)

@@ -3,7 +3,6 @@
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -12,12 +11,11 @@ from orchestrator.errors import RateLimited
 from orchestrator.job import GenerateRequest
 from orchestrator.limits.accounts import Account
 from orchestrator.limits.base import Places, Standing, Windows
+from orchestrator.limits.known import Known
 from orchestrator.limits.rules import Rules
 from orchestrator.rate import Rate
 from orchestrator.stores.base import Allowance, Budget, tokens_of
 
-MOST_KNOWN = 10_000
-"""Accounts of which is remembered how they were judged last."""
 STREAM_AGAIN_S = 2
 """When to ask again for a stream: nobody knows how soon another one closes."""
 
@@ -64,7 +62,7 @@ class Limiter:
         self._places = places
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._seen = Known[_Seen]()
 
     def call(self, account: Account) -> None:
         """Count one call. Raises RateLimited."""
@@ -140,7 +138,8 @@ class Limiter:
         if not seen or not seen.holds(rates, self._clock()):
             standing = self._windows.hit(name, rates)
             seen = _Seen(standing, rates, self._clock() + standing.reset_s)
-            self._note(name, seen)
+            with self._lock:
+                self._seen.put(name, seen)
         if not seen.standing.is_admitted:
             again = max(1, math.ceil(seen.until - self._clock()))
             raise RateLimited(
@@ -148,13 +147,6 @@ class Limiter:
                 f"{again} second{'s' if again > 1 else ''}.",
                 retry_after=again,
             )
-
-    def _note(self, name: str, seen: _Seen) -> None:
-        with self._lock:
-            self._seen[name] = seen
-            self._seen.move_to_end(name)
-            if len(self._seen) > MOST_KNOWN:
-                self._seen.popitem(last=False)
 
 
 class _Once:

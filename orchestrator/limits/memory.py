@@ -3,14 +3,12 @@
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from orchestrator.limits.base import SLICES, Standing
+from orchestrator.limits.known import Known
 from orchestrator.rate import Rate
-
-MOST_ACCOUNTS = 10_000
-"""Accounts that are remembered; who has not called for longest is forgotten for a new one."""
 
 
 class _Window:
@@ -53,7 +51,7 @@ class MemoryWindows:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._accounts: OrderedDict[str, dict[int, _Window]] = OrderedDict()
+        self._accounts = Known[dict[int, _Window]]()
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -61,10 +59,8 @@ class MemoryWindows:
     def hit(self, account: str, rates: Sequence[Rate]) -> Standing:
         with self._lock:
             now = self._clock()
-            known = self._accounts.setdefault(account, {})
-            self._accounts.move_to_end(account)
-            if len(self._accounts) > MOST_ACCOUNTS:
-                self._accounts.popitem(last=False)
+            known = self._accounts.get(account) or {}
+            self._accounts.put(account, known)
             windows = [(rate, known.setdefault(rate.period_s, _Window())) for rate in rates]
             for rate, window in windows:
                 window.forget(now, rate.period_s)

@@ -7,8 +7,9 @@ import pytest
 from orchestrator.errors import PipelineUnavailable, RateLimited
 from orchestrator.limits.accounts import Account
 from orchestrator.limits.base import Standing
-from orchestrator.limits.limiter import MOST_KNOWN, Left, Limiter
-from orchestrator.limits.memory import MOST_ACCOUNTS, MemoryPlaces, MemoryWindows
+from orchestrator.limits.known import MOST
+from orchestrator.limits.limiter import Left, Limiter
+from orchestrator.limits.memory import MemoryPlaces, MemoryWindows
 from orchestrator.limits.rules import ModelRules, Rules
 from orchestrator.limits.shared import ALONE_S, Company, PlacesOfAll, WindowsOfAll
 from orchestrator.rate import Rate, parse
@@ -138,10 +139,23 @@ def test_a_model_has_rates_of_its_own_for_each_caller(windows: Counted, clock: C
 
 def test_no_more_is_remembered_than_is_bounded(windows: Counted, clock: Clock) -> None:
     judge = limiter(windows, clock, Rules(parse("1/day")))
-    for number in range(MOST_KNOWN + 10):
+    for number in range(MOST + 10):
         judge.call(Account(f"address:{number}"))
-    assert len(windows) == MOST_ACCOUNTS
-    refused(judge, Account(f"address:{MOST_KNOWN}"))
+    assert len(windows) == MOST
+    refused(judge, Account(f"address:{MOST}"))
+
+
+def test_who_has_very_many_addresses_makes_no_caller_forgotten(
+    windows: Counted, clock: Clock
+) -> None:
+    judge = limiter(windows, clock, Rules(parse("1/day")))
+    judge.call(ACCOUNT)
+    for number in range(MOST + 10):
+        judge.call(Account(f"address:{number}"))
+    asked = windows.asked
+    refused(judge)
+    refused(judge)
+    assert windows.asked == asked + 1
 
 
 # What goes with a submit
