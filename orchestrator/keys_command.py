@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from orchestrator.auth import keys
-from orchestrator.auth.keys import RATE, TENANT, Key
+from orchestrator.auth.keys import TENANT, Key
 from orchestrator.caller import Scope
 from orchestrator.entrance import build_keys
 from orchestrator.errors import ConfigError, PipelineUnavailable
+from orchestrator.rate import parse
 from orchestrator.settings import Settings
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
@@ -126,11 +127,10 @@ def _tenant(text: str) -> str:
 
 
 def _rate(text: str) -> str:
-    if not RATE.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number for each second, minute, hour or day, as in 600/minute."
-        )
-    return text
+    try:
+        return ", ".join(map(str, parse(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {parse.__doc__}.") from None
 
 
 def _span(text: str) -> float:

@@ -12,15 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.auth.keys import Key, read
+from orchestrator.auth.keys import NOTE_EVERY_S, Key, read
 from orchestrator.errors import ConfigError
 
 logger = logging.getLogger("orchestrator")
 
 LOOK_EVERY_S = 1.0
 """How often, at most, it is looked whether the file has changed."""
-NOTE_EVERY_S = 60.0
-"""How often, at most, the use of one key is written down."""
 
 
 class KeyFile:
@@ -111,7 +109,14 @@ class KeyFile:
         record = self._read_json(self._path, {"keys": []})
         if not isinstance(record, dict) or not isinstance(record.get("keys"), list):
             raise ValueError('it has no list named "keys"')
-        return {key.id: key for key in map(read, record["keys"])}
+        keys = {}
+        for number, kept in enumerate(record["keys"], 1):
+            try:
+                key = read(kept)
+            except ValueError as error:
+                raise ValueError(f"key number {number} can't be read, {error}") from None
+            keys[key.id] = key
+        return keys
 
     def _save(self, keys: Iterable[Key]) -> None:
         _replace(self._path, {"keys": [key.as_json() for key in keys]})

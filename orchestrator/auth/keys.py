@@ -2,17 +2,20 @@
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.caller import Caller, Scope
+from orchestrator.rate import parse
 
 ID = re.compile(r"ok_[0-9a-z]{16}", re.ASCII)
 TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)", re.ASCII)
+NOTE_EVERY_S = 60.0
+"""How often, at most, the use of a key is written down."""
 _SHOWN = re.compile(rf"({ID.pattern})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 PEPPER_LEAST = 32
@@ -55,30 +58,60 @@ class Key:
 
 
 def read(record: Any) -> Key:
-    """Return a key that was kept. Raises ValueError where it is none."""
-    try:
-        key = Key(
-            id=record["id"],
-            tenant=record["tenant"],
-            scopes=frozenset(map(Scope, record["scopes"])),
-            digest=record["digest"],
-            created_at=float(record["created_at"]),
-            rate=record.get("rate"),
-            expires_at=_moment(record.get("expires_at")),
-            revoked_at=_moment(record.get("revoked_at")),
-        )
-        texts_fit = ID.fullmatch(key.id) and TENANT.fullmatch(key.tenant)
-        if not texts_fit or len(bytes.fromhex(key.digest)) != 32 or not key.scopes:
-            raise ValueError(key.id)
-        if key.rate is not None and not RATE.fullmatch(key.rate):
-            raise ValueError(key.id)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    return key
+    """Return a key that was kept. Raises ValueError, which says what is wrong, and no more."""
+    if not isinstance(record, dict):
+        raise ValueError("it is no object")
+    fields: dict[str, Any] = {}
+    for name, made_of in _FIELDS.items():
+        try:
+            fields[name] = made_of(record.get(name))
+        except (ValueError, TypeError):
+            raise ValueError(f"its {name} is none") from None
+    return Key(**fields)
 
 
-def _moment(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _text(form: re.Pattern[str]) -> Callable[[Any], str]:
+    def made_of(value: Any) -> str:
+        if not form.fullmatch(value):
+            raise ValueError
+        return str(value)
+
+    return made_of
+
+
+def _scopes(value: Any) -> frozenset[Scope]:
+    if not value:
+        raise ValueError
+    return frozenset(map(Scope, value))
+
+
+def _rate(value: Any) -> str | None:
+    if value is not None:
+        parse(value)
+    return None if value is None else str(value)
+
+
+def _moment(value: Any) -> float:
+    moment = float(value)
+    if not math.isfinite(moment):
+        raise ValueError
+    return moment
+
+
+def _moment_or_none(value: Any) -> float | None:
+    return None if value is None else _moment(value)
+
+
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "id": _text(ID),
+    "tenant": _text(TENANT),
+    "scopes": _scopes,
+    "digest": _text(re.compile(r"[0-9a-f]{64}", re.ASCII)),
+    "created_at": _moment,
+    "rate": _rate,
+    "expires_at": _moment_or_none,
+    "revoked_at": _moment_or_none,
+}
 
 
 class Keys(Protocol):

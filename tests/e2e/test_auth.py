@@ -492,7 +492,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "infer,read" in listed
     assert "no key with the id" in keys("revoke", "nobody", ok=False)
     assert "letters" in keys("create", "--tenant", "a b", ok=False)
-    assert "600/minute" in keys("create", "--tenant", "a", "--rate", "many", ok=False)
+    assert "1000/minute" in keys("create", "--tenant", "a", "--rate", "many", ok=False)
     assert "90d" in keys("create", "--tenant", "a", "--expires", "soon", ok=False)
     keys.environ["ORCHESTRATOR_KEY_PEPPER"] = ""
     assert "openssl rand -hex 32" in keys("create", "--tenant", "a", ok=False)

@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.auth import keys
 from orchestrator.auth.guard import Guard, require
-from orchestrator.auth.key_file import LOOK_EVERY_S, NOTE_EVERY_S, KeyFile
-from orchestrator.auth.keys import Key
+from orchestrator.auth.key_file import LOOK_EVERY_S, KeyFile
+from orchestrator.auth.keys import NOTE_EVERY_S, Key
 from orchestrator.caller import ANYONE, STRANGER, Caller, Scope
 from orchestrator.errors import ConfigError, Forbidden, Unauthorized
 from tests.fakes.clock import Clock
@@ -19,7 +19,7 @@ PEPPER = "p" * 32
 INFER = frozenset({Scope.INFER})
 
 
-def made(tenant: str = "acme", **options: float) -> tuple[Key, str]:
+def made(tenant: str = "acme", **options: float | str) -> tuple[Key, str]:
     return keys.create(PEPPER, tenant, INFER, 1000.0, **options)  # type: ignore[arg-type]
 
 
@@ -204,6 +204,28 @@ def test_a_file_that_is_broken_stops_the_start_and_later_leaves_keys_in_force(
     assert guard(file).admit(None, shown)
     with pytest.raises(ConfigError, match="ORCHESTRATOR_API_KEYS_FILE"):
         KeyFile(tmp_path / "keys.json").check()
+
+
+@pytest.mark.parametrize("field", list(made()[0].as_json()))
+def test_what_is_wrong_with_a_key_is_told_and_what_was_written_instead_is_not(
+    tmp_path: Path, field: str
+) -> None:
+    path = tmp_path / "keys.json"
+    good, (key, shown) = made()[0], made()
+    for wrong in (f"{shown}!", [shown], {shown: 1}):
+        records = [good.as_json(), key.as_json() | {field: wrong}]
+        path.write_text(json.dumps({"keys": records}))
+        with pytest.raises(
+            ConfigError, match=f"key number 2 can't be read, its {field} is none"
+        ) as it:
+            KeyFile(path).check()
+        assert shown.partition(".")[2] not in str(it.value)
+
+
+def test_a_key_may_have_what_rate_the_settings_may_have(file: KeyFile) -> None:
+    key, shown = made(rate="10/second, 5000/day")
+    file.add(key)
+    assert guard(file).admit(None, shown).rate == "10/second, 5000/day"
 
 
 def test_a_file_that_is_missing_stops_the_start_with_what_to_do(file: KeyFile) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from orchestrator.auth.keys import Key, read
+from orchestrator.auth.keys import NOTE_EVERY_S, Key, read
 from orchestrator.auth.tickets import TTL_S
 from orchestrator.errors import OrchestratorError
 from orchestrator.stores.redis.keys import API_KEYS, API_KEYS_USED, TICKET
@@ -17,8 +17,6 @@ logger = logging.getLogger("orchestrator")
 
 LOOK_EVERY_S = 10.0
 """For how long a key is taken for what it was."""
-NOTE_EVERY_S = 60.0
-"""How often, at most, the use of one key is written down."""
 MOST_KNOWN = 10_000
 """Keys that a process remembers."""
 
