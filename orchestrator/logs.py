@@ -20,8 +20,15 @@ LEAST_SECRET = 6
 """Characters; a shorter secret would be found in every other word."""
 _HIDDEN = "..."
 # What follows a question mark in an address may be a token, whatever it is called.
-_QUERY = re.compile(r"(?<=[\w/])\?[^\s\"'<>]+")
-_CREDENTIALS = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=:-]+")
+_QUERY = re.compile(r"(?<=\S)\?[^\s\"'<>]+")
+# What callers bring is known to nobody before they come: it is told by its looks. Of a key its id
+# is shown, of an address where it leads.
+_CREDENTIALS = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=:-]+"), rf"\1 {_HIDDEN}"),
+    (re.compile(r"\b(ok_[0-9a-z]{16}\.)[\w-]+"), rf"\1{_HIDDEN}"),
+    (re.compile(r"\beyJ[\w-]+\.[\w-]*\.?[\w-]*"), _HIDDEN),
+    (re.compile(r"(?<=://)[^\s/?#@\"'<>]+@"), f"{_HIDDEN}@"),
+)
 
 
 def guard(secrets: Collection[str], messages: bool = False) -> None:
@@ -105,7 +112,9 @@ def _without(text: str, hidden: Collection[str]) -> str:
         text = text.replace(secret, _HIDDEN)
     if "?" in text:
         text = _QUERY.sub(f"?{_HIDDEN}", text)
-    return _CREDENTIALS.sub(rf"\1 {_HIDDEN}", text)
+    for form, shown in _CREDENTIALS:
+        text = form.sub(shown, text)
+    return text
 
 
 def _is_long_enough(secret: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator import rate, routes_file, rules
 
@@ -351,9 +351,9 @@ class Settings:
         """All that may be shown nowhere: keys, passwords, and addresses that have one."""
         values = {getattr(self, item.name) for item in fields(self) if not item.repr}
         texts = [value for value in values if isinstance(value, str)]
-        passwords = [urlsplit(text).password for text in texts if "://" in text]
+        passwords = [urlsplit(text).password or "" for text in texts if "://" in text]
         tables = self.routes.backends.values() if self.routes else ()
-        found = (*texts, *passwords, *(table.api_key for table in tables))
+        found = (*texts, *passwords, *map(unquote, passwords), *(table.api_key for table in tables))
         return frozenset(text for text in found if text)
 
     @property

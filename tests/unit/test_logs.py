@@ -46,6 +46,12 @@ LOG = logging.getLogger("a.library")
         ("http://h?key=1", "http://h?..."),
         ("really? yes", "really? yes"),
         ("Authorization: Bearer a.b-c_d", "Authorization: Bearer ..."),
+        ("Authorization: Bearer\ta.b-c_d", "Authorization: Bearer ..."),
+        ("GET /x)?token=1 and /a%?token=2", "GET /x)?... and /a%?..."),
+        (f"X-API-Key: ok_0123456789abcdef.{'A' * 43}", "X-API-Key: ok_0123456789abcdef...."),
+        ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln, no", "got ..., no"),
+        ("redis://user:pass@host:1/0 and http://x@h", "redis://...@host:1/0 and http://...@h"),
+        ("mail a@b.example about http://h/@x", "mail a@b.example about http://h/@x"),
         ("a\r\nb\x1b[0m\u2028\u0085c\td", r"a\r\nb\x1b[0m\u2028\x85c\td"),
         ("Grüße 漢字", "Grüße 漢字"),
     ],
@@ -132,8 +138,8 @@ def test_settings_show_no_secret_and_know_them_all() -> None:
         {
             "OPENAI_API_KEY": SECRET,
             "ANTHROPIC_API_KEY": f"{SECRET}2",
-            "REDIS_URL": f"redis://:{SECRET}3@localhost:1/0",
+            "REDIS_URL": f"redis://:{SECRET}3%40@localhost:1/0",
         }
     )
     assert SECRET not in repr(settings)
-    assert {SECRET, f"{SECRET}2", f"{SECRET}3"} <= settings.secrets
+    assert {SECRET, f"{SECRET}2", f"{SECRET}3%40", f"{SECRET}3@"} <= settings.secrets
