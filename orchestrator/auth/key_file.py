@@ -35,7 +35,9 @@ class KeyFile:
         self._keys: dict[str, Key] = {}
         self._version: tuple[int, ...] | None = None
         self._looked_at = float("-inf")
-        self._noted: dict[str, float] = {}
+        self._uses: dict[str, float] = {}
+        self._noted_at = float("-inf")
+        self._noting: threading.Thread | None = None
 
     def check(self) -> None:
         """Raise ConfigError where the file can't be read."""
@@ -79,17 +81,26 @@ class KeyFile:
         return True
 
     def note_use(self, key_id: str, at: float) -> None:
-        if self._clock() - self._noted.get(key_id, float("-inf")) < NOTE_EVERY_S:
-            return
-        self._noted[key_id] = self._clock()
+        self._uses[key_id] = at
+        if self._noting is None:
+            wait_s = max(0.0, self._noted_at + NOTE_EVERY_S - self._clock())
+            self._noting = threading.Thread(target=self._note, args=(wait_s,), daemon=True)
+            self._noting.start()
+
+    def _note(self, wait_s: float) -> None:
+        """Write all uses down at once, a minute after the last time: no call waits for it."""
+        time.sleep(wait_s)
+        self._noted_at = self._clock()
+        self._noting = None
+        uses, self._uses = self._uses, {}
         try:
             with self._writing(self._used_path):
                 used = self._read_json(self._used_path, {})
-                used[key_id] = max(at, used.get(key_id, 0.0))
+                used |= {key_id: max(at, used.get(key_id, 0.0)) for key_id, at in uses.items()}
                 kept = {known: moment for known, moment in used.items() if known in self._keys}
-                _replace(self._used_path, kept)
+                _replace(self._used_path, kept, is_precious=False)
         except (OSError, ValueError, TypeError) as error:
-            logger.warning("the use of key %s is not noted: %s", key_id, _why(error))
+            logger.warning("the use of %d keys is not noted: %s", len(uses), _why(error))
 
     def _look(self) -> None:
         """Read the file anew where it has changed; what can't be read leaves all as it was."""
@@ -97,7 +108,6 @@ class KeyFile:
             stamp = self._stamp()
             if stamp != self._version:
                 self._keys, self._version = self._load(), stamp
-                self._noted = {k: at for k, at in self._noted.items() if k in self._keys}
         except (OSError, ValueError) as error:
             logger.error("%s can't be read, its last keys stay in force: %s", self._path, error)
 
@@ -137,14 +147,18 @@ class KeyFile:
             yield
 
 
-def _replace(path: Path, value: Any) -> None:
-    """Write ``value`` to a file that only its owner may read, whole or not at all."""
+def _replace(path: Path, value: Any, *, is_precious: bool = True) -> None:
+    """Write ``value`` to a file that only its owner may read, whole or not at all.
+
+    What is precious is there even if the machine goes off in the next moment.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "w") as file:
             json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+            if is_precious:
+                file.flush()
+                os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.auth import keys
+from orchestrator.auth import key_file, keys
 from orchestrator.auth.guard import Guard, require
 from orchestrator.auth.key_file import LOOK_EVERY_S, KeyFile
 from orchestrator.auth.keys import NOTE_EVERY_S, Key
 from orchestrator.caller import ANYONE, STRANGER, Caller, Scope
 from orchestrator.errors import ConfigError, Forbidden, Unauthorized
+from tests.fakes.asking import eventually
 from tests.fakes.clock import Clock
 
 PEPPER = "p" * 32
@@ -243,23 +244,45 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     assert len(list(KeyFile(path).all())) == 20
 
 
-def test_uses_are_noted_to_the_minute(file: KeyFile, clock: Clock, tmp_path: Path) -> None:
+def test_uses_are_noted_to_the_minute(file: KeyFile, clock: Clock) -> None:
     key, shown = made()
     file.add(key)
-    used = tmp_path / "keys.json.used"
     guard(file, now=5000.0).admit(None, shown)
-    guard(file, now=5010.0).admit(None, shown)
-    assert json.loads(used.read_text()) == {key.id: 5000.0}
+    eventually(lambda: [at for _, at in file.all()] == [5000.0])
     clock.advance(NOTE_EVERY_S)
     guard(file, now=5060.0).admit(None, shown)
-    assert [at for _, at in file.all()] == [5060.0]
+    eventually(lambda: [at for _, at in file.all()] == [5060.0])
 
 
-def test_a_use_that_can_not_be_noted_costs_nobody_an_answer(file: KeyFile, tmp_path: Path) -> None:
+def test_uses_of_many_keys_are_written_at_once_and_none_is_lost(
+    file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    real = key_file._replace
+
+    def counted(path: Path, value: object, **options: bool) -> None:
+        written.append(path)
+        real(path, value, **options)
+
+    monkeypatch.setattr(key_file, "NOTE_EVERY_S", 0.2)
+    several = [made() for _ in range(50)]
+    for key, _ in several:
+        file.add(key)
+    monkeypatch.setattr(key_file, "_replace", counted)
+    for _, shown in several:
+        assert guard(file).admit(None, shown)
+    eventually(lambda: all(at for _, at in file.all()))
+    assert len(written) <= 5
+
+
+def test_a_use_that_can_not_be_noted_costs_nobody_an_answer(
+    file: KeyFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     key, shown = made()
     file.add(key)
     (tmp_path / "keys.json.used.lock").mkdir()
     assert guard(file).admit(None, shown)
+    eventually(lambda: "is not noted" in caplog.text)
 
 
 @pytest.mark.parametrize(
