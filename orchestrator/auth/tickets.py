@@ -10,12 +10,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.caller import Caller, Scope
 from orchestrator.errors import PipelineUnavailable, Unauthorized
 
 TTL_S = 60
+MOST_EACH = 100
+"""Tokens of one caller that wait to be used; the oldest makes room for a new one."""
 MOST = 100_000
 """Tokens that one process keeps for those who have not come yet."""
 
@@ -23,13 +25,24 @@ MOST = 100_000
 class Tickets(Protocol):
     """Where stream tokens wait, by their digests, for TTL_S seconds."""
 
-    def put(self, digest: str, value: str) -> None:
-        """Keep a value. Raises PipelineUnavailable where too many wait already."""
+    def put(self, owner: str, digest: str, value: str) -> None:
+        """Keep a value for its owner, and forget the oldest of its MOST_EACH others.
+
+        Raises PipelineUnavailable where too many wait already.
+        """
         ...
 
     def take(self, digest: str) -> str | None:
         """Return a value and forget it; None where there is none."""
         ...
+
+
+class _Ticket(NamedTuple):
+    """What waits until it is used, or until then, in monotonic seconds."""
+
+    until: float
+    owner: str
+    value: str
 
 
 class MemoryTickets:
@@ -38,34 +51,50 @@ class MemoryTickets:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._waiting: OrderedDict[str, _Ticket] = OrderedDict()
+        self._owned: dict[str, dict[str, None]] = {}
 
-    def put(self, digest: str, value: str) -> None:
+    def put(self, owner: str, digest: str, value: str) -> None:
         with self._lock:
             self._forget()
+            owned = self._owned.get(owner, {})
+            if len(owned) >= MOST_EACH:
+                self._drop(next(iter(owned)))
             if len(self._waiting) >= MOST:
                 raise PipelineUnavailable(
                     "Too many stream tokens wait to be used. Try again in a while, or send the "
                     "credentials with the stream."
                 )
-            self._waiting[digest] = (self._clock() + TTL_S, value)
+            self._waiting[digest] = _Ticket(self._clock() + TTL_S, owner, value)
+            self._owned.setdefault(owner, owned)[digest] = None
 
     def take(self, digest: str) -> str | None:
         with self._lock:
             self._forget()
-            _, value = self._waiting.pop(digest, (0.0, None))
-            return value
+            return self._drop(digest).value if digest in self._waiting else None
 
     def _forget(self) -> None:
-        while self._waiting and next(iter(self._waiting.values()))[0] <= self._clock():
-            self._waiting.popitem(last=False)
+        while self._waiting:
+            digest, ticket = next(iter(self._waiting.items()))
+            if ticket.until > self._clock():
+                return
+            self._drop(digest)
+
+    def _drop(self, digest: str) -> _Ticket:
+        ticket = self._waiting.pop(digest)
+        owned = self._owned[ticket.owner]
+        del owned[digest]
+        if not owned:
+            del self._owned[ticket.owner]
+        return ticket
 
 
 def issue(tickets: Tickets, request_id: str, caller: Caller) -> str:
     """Return a token with which ``caller`` may watch one request, in a stream."""
     token = secrets.token_urlsafe(32)
     value = {"request_id": request_id, "caller": caller._asdict() | {"scopes": [Scope.READ]}}
-    tickets.put(_digest(token), json.dumps(value))
+    owner = _digest(json.dumps([caller.tenant, caller.name]))
+    tickets.put(owner, _digest(token), json.dumps(value))
     return token
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.auth.keys import NOTE_EVERY_S, Key, read
-from orchestrator.auth.tickets import TTL_S
+from orchestrator.auth.tickets import MOST_EACH, TTL_S
 from orchestrator.errors import OrchestratorError
+from orchestrator.stores.redis import scripts
 from orchestrator.stores.redis.keys import API_KEYS, API_KEYS_USED, TICKET
 from orchestrator.stores.redis.link import Link
 
@@ -90,8 +91,9 @@ class RedisTickets:
     def __init__(self, url: str) -> None:
         self._link = Link(url)
 
-    def put(self, digest: str, value: str) -> None:
-        self._link.command("SET", TICKET + digest, value, "EX", TTL_S)
+    def put(self, owner: str, digest: str, value: str) -> None:
+        arguments = (owner, digest, value, TTL_S, MOST_EACH)
+        self._link.call(scripts.PUT_TICKET, "", "", "", *arguments)
 
     def take(self, digest: str) -> str | None:
         value = self._link.command("GETDEL", TICKET + digest)

@@ -60,6 +60,8 @@ API_KEYS_USED = "o:api-keys-used"
 """A hash: when each was used last."""
 TICKET = "o:ticket:"
 """A string: what may be watched with a stream token, by the token's digest."""
+TICKETS = "o:tickets:"
+"""A list: the digests of the stream tokens that one caller has asked for, the oldest first."""
 
 RATE = "o:rate:"
 """A hash: the calls of an account in one period, by slices of it."""
