@@ -11,7 +11,7 @@ from orchestrator.auth.key_file import KeyFile
 from orchestrator.auth.key_set import KeySet
 from orchestrator.auth.keys import Keys
 from orchestrator.auth.tickets import MemoryTickets
-from orchestrator.auth.tokens import OneKey, TokenReader, Verifiers
+from orchestrator.auth.tokens import RSA_LEAST, OneKey, TokenReader, Verifiers, is_weak
 from orchestrator.errors import ConfigError
 from orchestrator.settings import Settings
 from orchestrator.stores.redis.credentials import RedisKeys, RedisTickets
@@ -68,10 +68,14 @@ def _public_key(settings: Settings, algorithm: str) -> object:
     try:
         text = path.read_bytes()
         if b"PRIVATE" in text:
-            raise ValueError("it is a private key, which nobody but the issuer should have")
-        return get_default_algorithms()[algorithm].prepare_key(text)
+            why = "it is a private key, which nobody but the issuer should have"
+        else:
+            key: object = get_default_algorithms()[algorithm].prepare_key(text)
+            if not is_weak(key, algorithm):
+                return key
+            why = f"its key has fewer than {RSA_LEAST} bits"
     except OSError as error:
-        why = error.strerror
-    except (ValueError, TypeError, jwt.PyJWTError) as error:
-        why = str(error) if "private" in str(error) else f"it is no public key for {algorithm}"
+        why = error.strerror or str(error)
+    except (ValueError, TypeError, jwt.PyJWTError):
+        why = f"it is no public key for {algorithm}"
     raise ConfigError(f"ORCHESTRATOR_JWT_KEY_FILE: {path} can't be used: {why}.")

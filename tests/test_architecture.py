@@ -33,8 +33,8 @@ FLOORS: dict[str, list[str]] = {
     "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "credentials": [
         "auth limits",
-        "auth.keys auth.key_set auth.tickets auth.tokens",
-        "auth.guard auth.key_file limits.accounts limits.base limits.rules",
+        "auth.keys auth.tickets auth.tokens",
+        "auth.key_set auth.guard auth.key_file limits.accounts limits.base limits.rules",
         "auth.entrance limits.known",
         "limits.memory",
         "limits.shared",

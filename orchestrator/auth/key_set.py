@@ -4,12 +4,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
 
+from orchestrator.auth.tokens import is_weak
 from orchestrator.errors import PipelineUnavailable
 from orchestrator.net.addresses import Rule, is_public
 from orchestrator.net.fetch import FetchFailed, fetch
@@ -41,18 +42,18 @@ class KeySet:
         self._allowed = _rule(url)
         self._clock = clock
         self._lock = threading.Lock()
-        self._keys: dict[str | None, Any] = {}
+        self._keys: dict[str | None, list[Any]] = {}
         self._fetched_at = float("-inf")
         self._asked_at = float("-inf")
 
-    def find(self, key_id: str | None) -> Any:
-        """Return a key; the only one there is for a token that names none.
+    def find(self, key_id: str | None) -> Sequence[Any]:
+        """Return the keys of an id; for a token that names none, those without, or the only one.
 
         Raises PipelineUnavailable where no keys are known and their issuer can't be reached.
         """
         found = self._lookup(key_id)
         now = self._clock()
-        if found is None or now - self._asked_at >= LOOK_AT_LEAST_S:
+        if not found or now - self._asked_at >= LOOK_AT_LEAST_S:
             self._refresh()
             found = self._lookup(key_id)
         elif now - self._fetched_at >= KEEP_S and now - self._asked_at >= AGAIN_S:
@@ -64,11 +65,11 @@ class KeySet:
             )
         return found
 
-    def _lookup(self, key_id: str | None) -> Any:
+    def _lookup(self, key_id: str | None) -> Sequence[Any]:
         keys = self._keys
         if key_id is None and len(keys) == 1:
             return next(iter(keys.values()))
-        return keys.get(key_id)
+        return keys.get(key_id, ())
 
     def _refresh(self) -> None:
         """Fetch the keys, unless somebody has just done so; what fails leaves them as they were."""
@@ -88,20 +89,21 @@ class KeySet:
             raise FetchFailed(f"it answers with HTTP status {answer.status}")
         return answer.body
 
-    def _read(self, body: bytes) -> dict[str | None, Any]:
+    def _read(self, body: bytes) -> dict[str | None, list[Any]]:
         """Return the keys for this algorithm by their ids; others are passed over."""
         document = json.loads(body)
         records = document["keys"] if isinstance(document, dict) and "keys" in document else None
         if not isinstance(records, list) or len(records) > MOST_KEYS:
             raise ValueError("no list of keys")
-        keys: dict[str | None, Any] = {}
+        keys: dict[str | None, list[Any]] = {}
         for record in records:
             if isinstance(record, dict) and self._is_meant(record):
                 try:
                     key = jwt.PyJWK(record, algorithm=self._algorithm).key
                 except jwt.PyJWTError:
                     continue
-                keys[record.get("kid")] = key
+                if not is_weak(key, self._algorithm):
+                    keys.setdefault(record.get("kid"), []).append(key)
         if not keys:
             raise ValueError("no key for signatures")
         return keys

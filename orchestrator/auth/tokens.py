@@ -1,7 +1,8 @@
 """JSON web tokens: one algorithm, keys that the settings name, and the claims that are needed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,11 +15,14 @@ LEEWAY_S = 30.0
 """How much clocks may differ."""
 SECRET_LEAST = 32
 """Bytes: as many as the digest of HS256 has (RFC 7518, 3.2)."""
+RSA_LEAST = 2048
+"""Bits: as many as RS256 needs (RFC 7518, 3.3)."""
 TOKEN_MOST = 8 * 1024
 """Characters."""
 NAME_MOST = 255
 """Characters of a subject and of a tenant."""
 SUBJECT = "sub"
+NO_MATCH = "The token's signature does not match, or it is no token."
 LAST_MOMENT = 253_402_300_800.0
 """The end of the year 9999: what a clock can show."""
 
@@ -30,8 +34,8 @@ class Refused(Exception):
 class Verifiers(Protocol):
     """Where the keys are that tokens are checked with."""
 
-    def find(self, key_id: str | None) -> Any:
-        """Return the key of that id, or the only one there is. None where there is none."""
+    def find(self, key_id: str | None) -> Sequence[Any]:
+        """Return the keys that may have signed a token which names this one, or names none."""
         ...
 
 
@@ -41,8 +45,13 @@ class OneKey:
     def __init__(self, key: Any) -> None:
         self._key = key
 
-    def find(self, key_id: str | None) -> Any:
-        return self._key
+    def find(self, key_id: str | None) -> Sequence[Any]:
+        return (self._key,)
+
+
+def is_weak(key: Any, algorithm: str) -> bool:
+    """Whether a public key is shorter than its algorithm needs."""
+    return algorithm == "RS256" and key.key_size < RSA_LEAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class TokenReader:
         """Return whose token it is. Raises Refused."""
         if len(token) > TOKEN_MOST:
             raise Refused(f"The token is longer than {TOKEN_MOST} characters.")
-        claims = self._claims(token, self._key(token))
+        claims = self._claims(token, self._keys(token))
         expires_at = self._moments(claims)
         subject = _name(claims, SUBJECT)
         # With a colon, which no key's tenant has: a subject of that name is somebody else.
@@ -71,7 +80,7 @@ class TokenReader:
         tenant = f"{SUBJECT}:{subject}" if is_own else _name(claims, self.tenant_claim)
         return Caller(tenant, subject, _scopes(claims), expires_at=expires_at)
 
-    def _key(self, token: str) -> Any:
+    def _keys(self, token: str) -> Sequence[Any]:
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -81,12 +90,18 @@ class TokenReader:
         if "crit" in header:
             raise Refused("The token has critical extensions, and none is understood here.")
         key_id = header.get("kid")
-        key = self.verifiers.find(key_id if isinstance(key_id, str) else None)
-        if key is None:
+        keys = self.verifiers.find(key_id if isinstance(key_id, str) else None)
+        if not keys:
             raise Refused("The token is signed with a key that is not known here.")
-        return key
+        return keys
 
-    def _claims(self, token: str, key: Any) -> dict[str, Any]:
+    def _claims(self, token: str, keys: Sequence[Any]) -> dict[str, Any]:
+        for key in keys:
+            with suppress(jwt.InvalidSignatureError):
+                return self._claims_by(token, key)
+        raise Refused(NO_MATCH)
+
+    def _claims_by(self, token: str, key: Any) -> dict[str, Any]:
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -110,8 +125,10 @@ class TokenReader:
             raise Refused("The token is meant for another audience.") from None
         except jwt.MissingRequiredClaimError as error:
             raise Refused(f"The token lacks the claim {error.claim}.") from None
+        except jwt.InvalidSignatureError:
+            raise
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            raise Refused("The token's signature does not match, or it is no token.") from None
+            raise Refused(NO_MATCH) from None
         return claims
 
     def _moments(self, claims: dict[str, Any]) -> float:

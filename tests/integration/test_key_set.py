@@ -221,6 +221,24 @@ def test_keys_for_something_else_are_passed_over(
         tokens.caller(token("a"))
 
 
+def test_keys_without_an_id_are_all_tried(issuer: Issuer, clock: Clock) -> None:
+    issuer.publish(*(public(name, kid=None) for name in "ab"))
+    tokens = reader(issuer, clock)
+    claims = {"sub": "alice", "exp": time.time() + 60}
+    for name in "ab":
+        assert tokens.caller(jwt.encode(claims, KEYS[name], "RS256")).name == "alice"
+    with pytest.raises(Refused, match="signature"):
+        tokens.caller(jwt.encode(claims, KEYS["c"], "RS256"))
+
+
+def test_a_short_key_is_passed_over(issuer: Issuer, clock: Clock) -> None:
+    short = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    record = jwt.algorithms.RSAAlgorithm.to_jwk(short.public_key(), as_dict=True)
+    issuer.publish(public("a"), record | {"kid": "short"})
+    with pytest.raises(Refused, match="not known"):
+        reader(issuer, clock).caller(token("a", kid="short"))
+
+
 def test_a_private_address_is_not_called(clock: Clock) -> None:
     keys = KeySet("https://10.0.0.1/keys", "RS256", clock)
     with pytest.raises(PipelineUnavailable):
