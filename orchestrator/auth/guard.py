@@ -46,12 +46,13 @@ class Guard:
 
     def check(self, caller: Caller) -> None:
         """Raise Unauthorized where a caller that was admitted has lost its right since."""
+        # First what is known without a look, for a look may fail.
+        if caller.expires_at is not None and caller.expires_at <= self.clock():
+            raise Unauthorized("The credentials are no longer in force: they have expired.")
         if caller.key_id is not None:
             key = self.keys.find(caller.key_id) if self.keys else None
             if key is None or not key.is_good(self.clock()):
                 raise Unauthorized("The API key is no longer in force.")
-        elif caller.expires_at is not None and caller.expires_at <= self.clock():
-            raise Unauthorized("The token has expired. Get a new one.")
 
     def _by_key(self, text: str) -> Caller:
         parts = keys.split(text)

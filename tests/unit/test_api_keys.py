@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.auth import key_file, keys
+from orchestrator.auth.entrance import Entrance
 from orchestrator.auth.guard import Guard, require
 from orchestrator.auth.key_file import LOOK_EVERY_S, KeyFile
 from orchestrator.auth.keys import NOTE_EVERY_S, Key
+from orchestrator.auth.tickets import MemoryTickets
 from orchestrator.caller import ANYONE, STRANGER, Caller, Scope
-from orchestrator.errors import ConfigError, Forbidden, Unauthorized
+from orchestrator.errors import ConfigError, Forbidden, PipelineUnavailable, Unauthorized
 from tests.fakes.asking import eventually
 from tests.fakes.clock import Clock
 
@@ -128,6 +130,21 @@ def test_a_key_expires(file: KeyFile) -> None:
         guard(file, now=1500.0).admit(None, shown)
     with pytest.raises(Unauthorized, match="no longer"):
         guard(file, now=1500.0).check(caller)
+
+
+def test_a_key_expires_even_while_nobody_can_be_asked_about_it() -> None:
+    key, _ = made(expires_at=1500.0)
+
+    class Away(KeyFile):
+        def find(self, key_id: str) -> Key | None:
+            raise PipelineUnavailable("Redis can't be reached.")
+
+    def may_stay(now: float) -> bool:
+        entrance = Entrance(guard(Away(Path("keys")), now=now), MemoryTickets())
+        return entrance.lasting(key.caller())()
+
+    assert may_stay(1499.9), "who is here stays until somebody can tell"
+    assert not may_stay(1500.0)
 
 
 def test_a_revoked_key_is_out_of_force_a_moment_later_for_who_is_in_as_well(
