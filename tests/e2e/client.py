@@ -222,9 +222,9 @@ class Socket:
 
 
 @contextlib.contextmanager
-def connected(server: Served, **options: Any) -> Iterator[Socket]:
+def connected(server: Served, query: str = "", **options: Any) -> Iterator[Socket]:
     """A WebSocket to the service while inside."""
-    inner = websocket.create_connection(server.ws, timeout=PATIENCE_S, **options)
+    inner = websocket.create_connection(f"{server.ws}{query}", timeout=PATIENCE_S, **options)
     try:
         yield Socket(inner)
     finally:
