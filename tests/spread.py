@@ -22,7 +22,7 @@ LONG = {
     f"{UNDER_GEVENT}[integration]": 40,
     f"{UNDER_GEVENT}[redis]": 30,
     "tests/e2e/test_deaths.py": 75,
-    "tests/e2e/test_isolation_of_stores.py": 75,
+    "tests/e2e/test_isolation_of_stores.py": 90,
     "tests/e2e/test_playground.py": 30,
     "tests/e2e/test_playground_form.py": 25,
     "tests/e2e/test_playground_look.py": 20,
