@@ -5,13 +5,18 @@ import json
 import re
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 import requests
 import websocket
 
+from orchestrator.auth import keys
+from orchestrator.auth.key_file import KeyFile
+from orchestrator.caller import Scope
 from tests.e2e.client import until
 from tests.fakes.upstream import Upstream, start_upstream
 from tests.redis_server import RedisServer
@@ -119,6 +124,61 @@ def test_no_log_of_a_process_alone_has_a_secret_or_a_prompt(
     assert "DEBUG" in log and '"POST /api/v1/infer" 200' in log, "or nothing is shown"
     assert "ValueError" in log and "tests/fakes/loud.py" in log, "a fault says where it is"
     assert not re.search("^2026-01-01", log, re.MULTILINE)
+
+
+def test_no_log_has_what_callers_are_known_by(tmp_path: Path) -> None:
+    """Keys, tokens, stream tokens, the pepper, the secret: whole, wrong, and in a spoilt file."""
+    canaries, path = Canaries(), tmp_path / "keys.json"
+    pepper, secret = canaries.one(), f"{canaries.one()}{canaries.one()}"
+    environ = {
+        "ORCHESTRATOR_API_KEYS_FILE": str(path),
+        "ORCHESTRATOR_KEY_PEPPER": pepper * 2,
+        "ORCHESTRATOR_JWT_SECRET": secret,
+    }
+    made, key = keys.create(pepper * 2, "acme", frozenset({Scope.INFER}), time.time())
+    KeyFile(path).add(made)
+    token = jwt.encode({"sub": canaries.one(), "exp": time.time() + 600}, secret, "HS256")
+    with serve(*LOUD, **environ) as server:
+        given = [one for credentials in (key, token) for one in show(server, credentials)]
+        record = json.loads(path.read_text())
+        for field in ("id", "scopes", "rate"):
+            spoilt = {"keys": [record["keys"][0] | {field: [key]}]}
+            path.write_text(json.dumps(spoilt))
+            until(lambda field=field: f"its {field} is none" in spoken(server, key))
+        log = server.log
+    assert canaries.found(log) == []
+    for credentials in (key, token, *given):
+        parts = set(credentials.split(".")) - {made.id}
+        assert not [part for part in parts if part in log]
+    assert "DEBUG" in log and '"POST /api/v1/infer" 200' in log, "or nothing is shown"
+
+
+def show(server: Served, credentials: str) -> list[str]:
+    """Show credentials in every way, right and wrong; return the stream tokens they brought."""
+    headers = {"Authorization": f"Bearer {credentials}"}
+    answer = requests.post(f"{server.api}/infer", json={"prompt": "x"}, headers=headers, timeout=9)
+    request_id = answer.json()["request_id"]
+    token_of = f"{server.api}/stream-token/{request_id}"
+    token = str(requests.post(token_of, headers=headers, timeout=9).json()["token"])
+    for _ in range(2):
+        requests.get(f"{server.api}/stream/{request_id}?token={token}", timeout=9)
+    for wrong in ({"X-API-Key": f"{credentials}x"}, {"Authorization": f"Basic {credentials}"}):
+        requests.get(f"{server.api}/models", headers=wrong, timeout=9)
+    requests.get(f"{server.api}/models)?token={credentials}&x=/{credentials}", timeout=9)
+    raw(server, f"GET /x?{credentials} NO-HTTP\r\nX-API-Key: {credentials}\r\n\r\n")
+    raw(server, f"GET http://u:{credentials}@x/ HTTP/9.9\r\n\r\n")
+    for sent in (credentials, f"{credentials}y"):
+        page = websocket.create_connection(server.ws, timeout=9, origin=server.url)
+        page.send(json.dumps({"type": "auth", "token": sent}))
+        page.recv()
+        page.shutdown()
+    return [token]
+
+
+def spoken(server: Served, key: str) -> str:
+    """Return what a server's log says once it has been called."""
+    requests.get(f"{server.api}/models", headers={"X-API-Key": key}, timeout=9)
+    return server.log
 
 
 def test_no_log_of_web_or_worker_has_a_secret_or_a_prompt(
