@@ -7,18 +7,7 @@ from orchestrator.entrance import build_entrance
 from orchestrator.headers import STRICT_TRANSPORT
 from orchestrator.limiter import build_limiter
 from orchestrator.settings import Settings
-from orchestrator.web import (
-    auth,
-    errors,
-    handshake,
-    health,
-    hosts,
-    limits,
-    origins,
-    playground,
-    rest,
-    ws,
-)
+from orchestrator.web import auth, errors, health, hosts, limits, origins, playground, rest, ws
 from orchestrator.web.app import App
 from orchestrator.web.connections import Connections
 from orchestrator.web.context import EXTENSION, Context
@@ -51,7 +40,6 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.after_request(_by_tls_alone)
     if entrance:
         auth.register(app, entrance)
-        app.teardown_request(handshake.leave_unnamed)
     origins.register(app, settings.cors_origins)
     if limiter:
         # After those two: it counts whom the one knows, and the other marks its refusals, too.

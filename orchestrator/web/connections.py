@@ -22,7 +22,7 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: dict[object, tuple[Callable[[], bool], Callable[[], None]]] = {}
-        self._unnamed: set[object] = set()
+        self._unnamed = 0
         self._finished = False
 
     def __len__(self) -> int:
@@ -41,20 +41,23 @@ class Connections:
                 retry_after=2,
             )
 
-    def take_unnamed(self) -> Callable[[], None]:
-        """Take a place for one that is unnamed; return what gives it back.
-
-        Raises PipelineUnavailable where there is none.
-        """
-        if len(self._unnamed) >= max(1, self._limit // UNNAMED_SHARE):
+    def check_unnamed(self) -> None:
+        """Raise PipelineUnavailable when there is no room for one more that is unnamed."""
+        if self._unnamed >= max(1, self._limit // UNNAMED_SHARE):
             raise PipelineUnavailable(
-                "Too many sockets are open that have yet to say who they are. Try again in a "
-                "moment, or send the credentials with the handshake.",
+                "Too many sockets have yet to say who they are. Try again, or send the "
+                "credentials with the handshake.",
                 retry_after=2,
             )
-        place = object()
-        self._unnamed.add(place)
-        return lambda: self._unnamed.discard(place)
+
+    @contextmanager
+    def unnamed(self) -> Iterator[None]:
+        """Count one of the open connections as unnamed while inside."""
+        self._unnamed += 1
+        try:
+            yield
+        finally:
+            self._unnamed -= 1
 
     @contextmanager
     def opened(self, is_busy: Callable[[], bool], close: Callable[[], None]) -> Iterator[None]:

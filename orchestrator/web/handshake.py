@@ -3,7 +3,7 @@
 import base64
 import binascii
 
-from flask import Response, g, request
+from flask import Response, request
 
 from orchestrator.caller import STRANGER
 from orchestrator.errors import Forbidden, InvalidRequest
@@ -43,18 +43,11 @@ def check() -> Response | None:
         )
     context().connections.check()
     if caller() is STRANGER:
-        # At once: between a look and a count of its own others would come in as well.
-        g.leave_unnamed = context().connections.take_unnamed()
+        context().connections.check_unnamed()
         request.environ[UNNAMED] = True
     limits.seat_socket()
     _guard()
     return None
-
-
-def leave_unnamed(error: BaseException | None = None) -> None:
-    """Give back the place that a socket has among the unnamed, where it has one."""
-    if "leave_unnamed" in g:
-        g.leave_unnamed()
 
 
 def _is_key(text: str) -> bool:

@@ -16,7 +16,13 @@ from simple_websocket import ConnectionClosed, Server
 from orchestrator import wire
 from orchestrator.auth.guard import require
 from orchestrator.caller import STRANGER, Caller, Scope
-from orchestrator.errors import InvalidRequest, OrchestratorError, RateLimited, Unauthorized
+from orchestrator.errors import (
+    InvalidRequest,
+    OrchestratorError,
+    PipelineUnavailable,
+    RateLimited,
+    Unauthorized,
+)
 from orchestrator.frames import CLIENT_TYPES, is_ref, read_command, take_ref
 from orchestrator.job import Status
 from orchestrator.schemas import invalid
@@ -29,6 +35,7 @@ from orchestrator.web.ws_guard import (
     CLOSE_FAULT,
     CLOSE_GOING_AWAY,
     CLOSE_POLICY,
+    CLOSE_TRY_AGAIN,
     LINGER_S,
     OVER,
 )
@@ -59,10 +66,15 @@ def serve(ws: Server) -> None:
     """Serve one socket until either side closes it. Closing it cancels nothing."""
     conversation = _Conversation(ws, context(), caller(), limits.socket_limits())
     try:
+        # Since the handshake looked, others may have come who had looked as well.
+        context().connections.check()
         with context().connections.opened(conversation.is_busy, conversation.go_away):
             conversation.run()
     except OVER:
         return
+    except PipelineUnavailable as error:
+        with contextlib.suppress(*OVER):
+            ws.close(CLOSE_TRY_AGAIN, error.message)
     except Exception:
         logger.exception("a WebSocket conversation broke")
     finally:
@@ -183,8 +195,9 @@ class _Conversation:
         entrance = self._doors.entrance
         try:
             if self._caller is STRANGER:
-                self._await_credentials()
-                handshake.leave_unnamed()
+                self._doors.connections.check_unnamed()
+                with self._doors.connections.unnamed():
+                    self._await_credentials()
             may_stay = entrance.lasting(self._caller) if entrance else None
             while True:
                 data = self._ws.receive(LOOK_AGAIN_S if may_stay else None)

@@ -30,6 +30,7 @@ CLOSE_PROTOCOL = 1002
 CLOSE_POLICY = 1008
 CLOSE_TOO_BIG = 1009
 CLOSE_FAULT = 1011
+CLOSE_TRY_AGAIN = 1013
 OVER = (ConnectionClosed, LocalProtocolError, OSError)
 """What sending raises once a connection is over, or about to be."""
 # A TLS record has up to 16 KiB; reading less would leave the rest where no selector sees it.

@@ -4,13 +4,16 @@ import contextlib
 import json
 import socket as sockets
 import struct
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import websocket
 
 from tests.e2e.client import (
+    PATIENCE_S,
     Socket,
     answered,
     connected,
@@ -182,6 +185,32 @@ def test_sockets_past_the_limit_are_refused_as_http() -> None:
         answer = exchange(small, handshake())
         answer.refused(503, "PIPELINE_UNAVAILABLE")
         assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_of_sockets_that_come_at_once_no_more_are_let_in() -> None:
+    places, crowd = 96, 120
+    all_have_come = threading.Barrier(crowd, timeout=3 * PATIENCE_S)
+
+    def come(small: Served) -> int:
+        """Return 0 where one is let in, or how it is sent away."""
+        with contextlib.ExitStack() as stack:
+            try:
+                socket = stack.enter_context(connected(small))
+                socket.send({"type": "ping"})
+                opcode, data = socket.inner.recv_data()
+                return 0 if opcode == ABNF.OPCODE_TEXT else int.from_bytes(data[:2])
+            except websocket.WebSocketBadStatusException as refusal:
+                return int(refusal.status_code)
+            finally:
+                all_have_come.wait()
+
+    with (
+        serve(ORCHESTRATOR_MAX_CONNECTIONS=str(places * 4 // 3)) as small,
+        ThreadPoolExecutor(crowd) as pool,
+    ):
+        ends = list(pool.map(lambda _: come(small), range(crowd)))
+        assert ends.count(0) == places
+        assert set(ends) <= {0, 503, 1013}
 
 
 # Frames that can't be read
