@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from orchestrator.events import (
 )
 from orchestrator.ids import new_id
 from orchestrator.job import Job, Status
+from orchestrator.stores.base import Idempotency
 from orchestrator.stores.redis import scripts
 from orchestrator.stores.redis.link import Call
 from orchestrator.stores.redis.store import RedisStore
@@ -130,6 +132,36 @@ def persistently(act: Callable[[], T]) -> T:
         except PipelineUnavailable:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_submit_that_was_refused_never_runs_when_redis_wakes(
+    own: RedisServer, store: RedisStore, other: RedisStore
+) -> None:
+    refused = [(a_job(), Idempotency(f"key {number}", "body")) for number in range(20)]
+    outcomes: list[object] = []
+
+    def submit(job: Job, idempotency: Idempotency) -> None:
+        try:
+            outcomes.append(store.submit(job, idempotency))
+        except PipelineUnavailable as error:
+            outcomes.append(error)
+
+    accepted = a_job()
+    persistently(lambda: store.submit(accepted))
+    own.freeze()
+    threads = [threading.Thread(target=submit, args=both, daemon=True) for both in refused]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    own.thaw()
+    assert [type(outcome) for outcome in outcomes] == [PipelineUnavailable] * len(refused)
+    # What was sent to a Redis that hangs is read before what is sent now.
+    listed = persistently(lambda: other.jobs(None, None, 100, None))
+    assert [job.id for job in listed.items] == [accepted.id]
+    assert not any(persistently(partial(other.replay, both[1])) for both in refused)
+    again, idempotency = refused[0]
+    assert persistently(lambda: store.submit(again, idempotency)).request_id == again.id
 
 
 class Run(threading.Thread):

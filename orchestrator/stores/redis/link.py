@@ -13,6 +13,7 @@ from redis.connection import ConnectionInterface
 from redis.retry import Retry
 
 from orchestrator.errors import ConfigError, PipelineUnavailable
+from orchestrator.stores.redis.clock import Clock
 from orchestrator.stores.redis.gate import Closed, Gate
 from orchestrator.stores.redis.scripts import Script
 
@@ -30,6 +31,7 @@ ANSWER_S = 0.65
 AGAIN_S = 0.1
 """A connection that was found dead within this time is replaced, and the call made once more."""
 RETRY_AFTER_S = 2
+LATE = b"late"
 
 AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)
 NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
@@ -60,6 +62,8 @@ class Link:
         )
         self._apart = ConnectionPool.from_url(url, **options)
         self._client = Redis(connection_pool=self._pool)
+        self._answer_s = answer_s
+        self._clock = Clock(self._client.time)
         where = self._pool.connection_kwargs
         name = f"{where.get('host')}:{where.get('port')} {where.get('path')}"
         self._began: float | None = None
@@ -74,6 +78,23 @@ class Link:
     def call(self, script: Script, *arguments: Argument) -> Any:
         """Call a script. It may be run twice. Raises PipelineUnavailable."""
         return self._reach(lambda: self._run(script, arguments))
+
+    def call_in_time(self, script: Script, arguments: Callable[[str], Sequence[Argument]]) -> Any:
+        """Call a script that is to do nothing, and to answer LATE, once nobody waits for it.
+
+        ``arguments`` are made with the time of Redis from which that is so: what was sent to a
+        Redis that hangs is read by it when it wakes. Raises PipelineUnavailable.
+        """
+
+        def act() -> Any:
+            until = self._clock.now() + self._answer_s
+            return self._run(script, arguments(repr(until)))
+
+        reply = self._reach(act)
+        if reply == [LATE]:
+            self._clock.doubt()
+            raise _away()
+        return reply
 
     def call_all(self, calls: Sequence[Call]) -> list[Any]:
         """Call scripts in this order, on one round trip. Raises PipelineUnavailable.

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -98,8 +99,13 @@ class RedisStore(Views):
             codec.dump_allowance(allowance) if allowance else "",
             *codec.dump_job(job),
         )
+        submitted = partial(
+            self._link.call_in_time,
+            scripts.SUBMIT,
+            lambda until: (*self._head(job.id), until, *arguments),
+        )
         stopped: list[bytes] = []
-        while (reply := self._call(scripts.SUBMIT, job.id, *arguments)) == [b"many"]:
+        while (reply := submitted()) == [b"many"]:
             while found := self._call(scripts.INTERRUPT, "", request.session):
                 stopped += found
         match reply:

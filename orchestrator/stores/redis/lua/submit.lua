@@ -1,16 +1,24 @@
 #!lua
 -- Admit a request and claim or queue for its session.
--- ARGV: queue limit, session, what to do where it is busy, queue timeout, the idempotency key or
--- '', its fingerprint, its seconds, what its caller may have or '', and the fields of the request.
+-- ARGV: until when its caller waits, queue limit, session, what to do where it is busy, queue
+-- timeout, the idempotency key or '', its fingerprint, its seconds, what its caller may have or '',
+-- and the fields of the request.
 -- Returns 'many' where it would interrupt too many at once: see interrupt.lua.
-local queue_limit, session, on_busy = tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local queue_timeout, name, fingerprint, key_s = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local allowance = ARGV[11] ~= '' and cjson.decode(ARGV[11])
+local until_s, queue_limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+local session, on_busy = ARGV[6], ARGV[7]
+local queue_timeout, name, fingerprint, key_s = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local allowance = ARGV[12] ~= '' and cjson.decode(ARGV[12])
 
 if redis.call('EXISTS', JOB .. id) == 1 then
   -- Sent again, since the first answer was lost on the way.
   local is_ready = redis.call('ZSCORE', DUE, id)
   return {'new', is_ready and 1 or 0, {}}
+end
+
+local time = redis.call('TIME')
+if time[1] + time[2] / 1000000 > until_s then
+  -- Who sent it was told that it can't be taken.
+  return {'late'}
 end
 
 local earlier = name ~= '' and replay(name, fingerprint)
@@ -44,7 +52,7 @@ if on_busy == 'interrupt' then
   interrupted = active(session)
 end
 
-redis.call('HSET', JOB .. id, unpack(ARGV, 12))
+redis.call('HSET', JOB .. id, unpack(ARGV, 13))
 redis.call('HSET', JOB .. id, 'queued_at', now)
 if allowance then
   take(id, allowance)
