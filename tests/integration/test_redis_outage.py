@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -24,8 +25,9 @@ from orchestrator.events import (
 from orchestrator.ids import new_id
 from orchestrator.job import Job, Status
 from orchestrator.stores.base import Idempotency
-from orchestrator.stores.redis import scripts
-from orchestrator.stores.redis.link import Call
+from orchestrator.stores.redis import keys, scripts
+from orchestrator.stores.redis.credentials import RedisKeys
+from orchestrator.stores.redis.link import ANSWER_S, Call
 from orchestrator.stores.redis.store import RedisStore
 from orchestrator.stores.redis.writer import FLUSH_JOBS
 from tests import redis_server
@@ -162,6 +164,17 @@ def test_a_submit_that_was_refused_never_runs_when_redis_wakes(
     assert not any(persistently(partial(other.replay, both[1])) for both in refused)
     again, idempotency = refused[0]
     assert persistently(lambda: store.submit(again, idempotency)).request_id == again.id
+
+
+def test_nobody_waits_for_a_note_that_a_key_was_used(own: RedisServer) -> None:
+    with closing(RedisKeys(own.url)) as api_keys:
+        own.freeze()
+        began = time.monotonic()
+        api_keys.note_use("a key", 5.0)
+        took = time.monotonic() - began
+        own.thaw()
+        assert took < ANSWER_S
+        eventually(lambda: own.client.hget(keys.API_KEYS_USED, "a key") == b"5.0")
 
 
 class Run(threading.Thread):

@@ -72,14 +72,18 @@ class RedisKeys:
             if len(self._noted) >= MOST_KNOWN:
                 self._noted.clear()
             self._noted[key_id] = now
-        try:
-            self._link.command("HSET", API_KEYS_USED, key_id, repr(at))
-        except OrchestratorError as error:
-            logger.warning("the use of key %s is not noted: %s", key_id, error.message)
+        # Beside the call that uses it, which has no reason to wait.
+        threading.Thread(target=self._note, args=(key_id, at), name="key-use", daemon=True).start()
 
     def close(self) -> None:
         """Close the connections."""
         self._link.close()
+
+    def _note(self, key_id: str, at: float) -> None:
+        try:
+            self._link.command("HSET", API_KEYS_USED, key_id, repr(at))
+        except OrchestratorError as error:
+            logger.warning("the use of key %s is not noted: %s", key_id, error.message)
 
     def _save(self, record: dict[str, Any]) -> None:
         self._link.command("HSET", API_KEYS, record["id"], json.dumps(record))
