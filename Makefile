@@ -45,7 +45,7 @@ run: $(VENV)/built $(LOCAL)
 install: $(VENV)/built $(LOCAL)
 	@echo "$(VENV)/bin/orchestrator is there; '$(VENV)/bin/orchestrator serve' starts the server."
 
-run-scaled: $(VENV)/built
+run-scaled: $(VENV)/built $(LOCAL)
 	@exec $(VENV)/bin/orchestrator run-scaled
 
 test: $(DEV)/built

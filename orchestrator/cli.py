@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -13,11 +15,13 @@ from orchestrator import __version__, config, greeting, keys_command, listening,
 from orchestrator.bootstrap import check_worker
 from orchestrator.check import Check, check_redis
 from orchestrator.errors import ConfigError
+from orchestrator.parts import LOOK_S, Parts
 from orchestrator.server import raise_file_limit
 from orchestrator.settings import Settings
 
 EXIT_RESERVE_S = 2
 """What of graceful_timeout is kept for a worker to go."""
+WORKER = [sys.executable, "-m", "orchestrator", "worker"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worker = commands.add_parser(
         "worker", help="run requests that web processes keep in Redis; needs REDIS_URL"
     )
-    worker.add_argument(
-        "--processes", type=_count, default=1, help="how many processes (default: 1)"
-    )
+    worker.add_argument("--processes", type=_count, default=1, help="how many workers (default: 1)")
     commands.add_parser(
         "run-scaled",
         help="two web processes and two workers, with a Redis of their own where REDIS_URL is not "
@@ -58,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "keys":
             return keys_command.run(config.load(), options)
         if command == "worker":
-            _work(config.load(), options.processes)
+            if options.processes > 1:
+                return _work_together(config.load(), options.processes)
+            _work(config.load())
         if command == "run-scaled":
             return _run_scaled()
         _serve(config.load())
@@ -107,7 +111,24 @@ def _server() -> list[str]:
     return [sys.executable, "-m", "gunicorn", "--config", conf, "orchestrator.web:create_app()"]
 
 
-def _work(settings: Settings, processes: int) -> NoReturn:
+def _work_together(settings: Settings, count: int) -> int:
+    """Keep workers, each by itself: Dramatiq ends all of its processes when one of them dies."""
+    check_worker(settings)
+    workers = Parts(config.environment())
+    workers.listen()
+    try:
+        for number in range(count):
+            workers.start(f"worker {number + 1}", WORKER)
+        while not workers.is_asked:
+            time.sleep(LOOK_S)
+            if not workers.tend():
+                return 1
+        return 0
+    finally:
+        workers.end(hurry_s=math.inf, kill_s=settings.graceful_timeout_s + EXIT_RESERVE_S)
+
+
+def _work(settings: Settings) -> NoReturn:
     check_worker(settings)
     command = Path(sys.executable).with_name("dramatiq-gevent")
     found = str(command) if command.exists() else shutil.which("dramatiq-gevent")
@@ -115,7 +136,7 @@ def _work(settings: Settings, processes: int) -> NoReturn:
         raise ConfigError("dramatiq-gevent is not installed: pip install 'dramatiq~=2.2.1'.")
     # It patches the standard library before anything else is imported, so it can't be called here.
     arguments = {
-        "--processes": processes,
+        "--processes": 1,
         "--threads": settings.concurrency,
         "--worker-shutdown-timeout": 1000 * (settings.graceful_timeout_s - EXIT_RESERVE_S),
     }
@@ -131,15 +152,16 @@ def _run_scaled() -> int:
     environ = config.environment()
     with contextlib.ExitStack() as stack:
         is_given = bool(environ.get("REDIS_URL", "").strip())
+        redis: Sequence[str] = ()
         if not is_given:
-            environ["REDIS_URL"] = stack.enter_context(scaled.redis())
+            environ["REDIS_URL"], redis = stack.enter_context(scaled.redis())
         environ.setdefault("WEB_CONCURRENCY", str(scaled.WEB_PROCESSES))
         settings = config.load(environ)
         if is_given:
             check_redis(settings)
         _check_address(settings)
-        worker = [sys.executable, "-m", "orchestrator", "worker"]
-        return scaled.Scaled(settings, environ).run(_server(), worker, greeting.text(settings))
+        service = scaled.Scaled(settings, environ, redis)
+        return service.run(_server(), WORKER, greeting.text(settings, "make run-scaled"))
 
 
 def _configuration_file() -> Path:

@@ -18,8 +18,11 @@ def is_asked(environ: Mapping[str, str]) -> bool:
     return _ASKED in environ
 
 
-def text(settings: Settings) -> str:
-    """Return what is said: where, which model, a first request, how to attach a model."""
+def text(settings: Settings, command: str = "make run") -> str:
+    """Return what is said: where, which model, a first request, how to attach a model.
+
+    ``command`` is what has started this.
+    """
     is_echo = settings.backend == "echo" and not settings.routes
     key = "-H 'X-API-Key: ...' " if settings.asks_for_credentials else ""
     lines = [
@@ -38,13 +41,13 @@ def text(settings: Settings) -> str:
             "",
             "Attach a model:",
             "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=gpt-4o-mini OPENAI_API_KEY=... "
-            "make run",
+            f"{command}",
             "  ORCHESTRATOR_BACKEND=openai ORCHESTRATOR_MODEL=llama3.2 "
-            "OPENAI_BASE_URL=http://127.0.0.1:11434/v1 make run",
+            f"OPENAI_BASE_URL=http://127.0.0.1:11434/v1 {command}",
             "  ORCHESTRATOR_BACKEND=anthropic ORCHESTRATOR_MODEL=claude-haiku-4-5 "
-            "ANTHROPIC_API_KEY=... make run",
-            "  ORCHESTRATOR_BACKEND=engine ORCHESTRATOR_MODEL=model.gguf make run",
-            "  ORCHESTRATOR_BACKEND=package.module:callable make run",
+            f"ANTHROPIC_API_KEY=... {command}",
+            f"  ORCHESTRATOR_BACKEND=engine ORCHESTRATOR_MODEL=model.gguf {command}",
+            f"  ORCHESTRATOR_BACKEND=package.module:callable {command}",
         ]
     return "\n".join(lines) + "\n\n"
 

@@ -5,94 +5,80 @@ import shutil
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
+from orchestrator.parts import LOOK_S, Parts, say
 from orchestrator.settings import Settings
 
 WEB_PROCESSES = 2
 WORKERS = 2
-LOOK_S = 0.2
 READY_S = 60.0
 """How long the start may take."""
-SETTLED_S = 5.0
-"""A worker that ends sooner than this after its start is no accident, but wrong."""
 HURRY_S = 1.5
 """After this long a worker is told once more to end, and gives back what it runs."""
 END_S = 20.0
 """After this long whatever is left is killed."""
 
 
-@dataclass(slots=True)
-class _Part:
-    """One process of the service, started again while it is to be there."""
-
-    name: str
-    command: Sequence[str]
-    process: subprocess.Popen[bytes]
-    started_at: float
-
-
 class Scaled:
-    """The processes of the service. ``environ`` is theirs, with REDIS_URL in it."""
+    """The processes of the service. ``environ`` is theirs, with REDIS_URL in it.
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    ``redis`` is the command of a Redis to run with them.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], redis: Sequence[str] = ()
+    ) -> None:
         self._settings = settings
-        self._environ = environ
-        self._parts: list[_Part] = []
-        self._is_asked = False
+        self._redis = redis
+        # It ends last: those who end have something to write in it.
+        self._store = Parts(environ)
+        self._service = Parts(environ)
 
     def run(self, web: Sequence[str], worker: Sequence[str], greeting: str) -> int:
-        """Run both commands until SIGINT or SIGTERM; return the exit code."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        """Run both commands until a signal comes or the terminal closes; return the exit code."""
+        self._service.listen()
         try:
-            self._start("web", web)
+            if self._redis:
+                self._store.start("redis", self._redis)
+            self._service.start("web", web, signal.SIGINT)
             for count in range(WORKERS):
-                self._start(f"worker {count + 1}", worker)
+                self._service.start(f"worker {count + 1}", worker)
             return self._keep(greeting)
         finally:
-            self._end()
-
-    def _ask(self, number: int, frame: object) -> None:
-        self._is_asked = True
-
-    def _start(self, name: str, command: Sequence[str]) -> None:
-        # In sessions of their own: Ctrl-C is for this process to pass on, in order.
-        process = subprocess.Popen(command, env=self._environ, start_new_session=True)
-        self._parts.append(_Part(name, command, process, time.monotonic()))
+            self._service.end(HURRY_S, END_S)
+            self._store.end(END_S, END_S)
 
     def _keep(self, greeting: str) -> int:
         ready_by: float | None = time.monotonic() + READY_S
-        while not self._is_asked:
+        while not self._service.is_asked:
             time.sleep(LOOK_S)
-            for part in [part for part in self._parts if part.process.poll() is not None]:
-                if not self._replace(part):
-                    return 1
+            is_up = ready_by is None
+            if not (self._store.tend(is_up) and self._service.tend(is_up)):
+                return 1
             if ready_by and self._is_ready():
                 ready_by = None
-                _say(greeting)
+                say(f"{greeting}{self._processes()}\n")
             elif ready_by and time.monotonic() > ready_by:
-                _say(f"The service was not ready in {READY_S:.0f} seconds: see above.\n")
+                say(f"The service was not ready in {READY_S:.0f} seconds: see above.\n")
                 return 1
         return 0
 
-    def _replace(self, part: _Part) -> bool:
-        """Start another process in the place of one that ended; False where that won't help."""
-        lived = time.monotonic() - part.started_at
-        _say(f"orchestrator: {part.name} ended with code {part.process.returncode}.\n")
-        if lived < SETTLED_S or not part.name.startswith("worker"):
-            return False
-        self._parts.remove(part)
-        self._start(part.name, part.command)
-        return True
+    def _processes(self) -> str:
+        """Return who is there, and how to see one die."""
+        pids = {**self._store.pids, **self._service.pids}
+        worker = self._service.pids[f"worker {WORKERS}"]
+        lines = [
+            f"Processes: {', '.join(f'{name} {pid}' for name, pid in pids.items())}",
+            "Kill a worker while it answers, and another one goes on:",
+            f"  kill -9 -- -{worker}",
+        ]
+        return "\n".join(lines) + "\n"
 
     def _is_ready(self) -> bool:
         # Of this machine, past any proxy, and by TLS with whatever certificate.
@@ -106,28 +92,13 @@ class Scaled:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _end(self) -> None:
-        """Have all end now; requests that run are cut."""
-        began = time.monotonic()
-        for part in self._parts:
-            is_web = part.name == "web"
-            part.process.send_signal(signal.SIGINT if is_web else signal.SIGTERM)
-        is_hurried = False
-        while any(part.process.poll() is None for part in self._parts):
-            time.sleep(LOOK_S)
-            took = time.monotonic() - began
-            if took > END_S:
-                for part in self._parts:
-                    part.process.kill()
-            elif took > HURRY_S and not is_hurried:
-                is_hurried = True
-                for part in self._parts:
-                    part.process.send_signal(signal.SIGTERM)
-
 
 @contextlib.contextmanager
-def redis() -> Iterator[str]:
-    """Run a Redis while inside, whose data go with it; gives its address. Raises ConfigError."""
+def redis() -> Iterator[tuple[str, Sequence[str]]]:
+    """Give the address and the command of a Redis whose data are gone afterwards.
+
+    Raises ConfigError.
+    """
     command = shutil.which("redis-server")
     if not command:
         raise ConfigError(
@@ -144,25 +115,13 @@ def redis() -> Iterator[str]:
             "--appendonly": "yes",
             "--appendfsync": "always",
             "--maxmemory-policy": "noeviction",
+            "--logfile": "log",
         }
-        process = subprocess.Popen(
-            [command, *(part for pair in options.items() for part in pair)],
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-            process.wait()
+        flat = [part for pair in options.items() for part in pair]
+        yield f"redis://127.0.0.1:{port}/0", [command, *flat]
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -1,5 +1,6 @@
 """What ``dramatiq-gevent orchestrator.worker`` runs: a process that answers what web ones took."""
 
+import os
 import sys
 
 import dramatiq
@@ -14,4 +15,6 @@ try:
     logs.guard(settings.secrets, settings.log_messages)
     dramatiq.set_broker(build_worker(settings))
 except ConfigError as error:
-    sys.exit(f"orchestrator: {error}")
+    sys.stderr.write(f"orchestrator: {error}\n")
+    # Not the code of a worker that was killed: whoever starts those again has no use for this one.
+    sys.exit(os.EX_CONFIG)

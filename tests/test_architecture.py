@@ -56,7 +56,8 @@ FLOORS: dict[str, list[str]] = {
         "backends.keys backends.paced",
         "backends.kept",
         "stores.redis",
-        "stores.redis.advice stores.redis.codec stores.redis.gate stores.redis.keys",
+        "stores.redis.advice stores.redis.clock stores.redis.codec stores.redis.gate "
+        "stores.redis.keys",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
         "stores.redis.alarms stores.redis.cache stores.redis.credentials stores.redis.limits "
@@ -104,7 +105,8 @@ FLOORS: dict[str, list[str]] = {
         "web.openapi.document",
         "web.docs.page",
         "web",
-        "scaled server worker",
+        "parts server worker",
+        "scaled",
         "cli",
         "__main__",
     ],

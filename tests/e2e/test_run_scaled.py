@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,11 @@ from tests.e2e.client import until
 from tests.needs import needs
 from tests.processes import children, family
 from tests.redis_server import RedisServer
+from tests.scaled import Worker
 from tests.served import BUSY, ROOT, START_S, environment, free_port
 
 ORCHESTRATOR = [sys.executable, "-m", "orchestrator"]
+QUIET: dict[str, Any] = {"capture_output": True, "timeout": 30}
 
 
 @contextmanager
@@ -74,8 +77,6 @@ def test_it_serves_replaces_a_dead_worker_and_ends_whole_on_ctrl_c(tmp_path: Pat
         said = subprocess.run(shlex.split(line), capture_output=True, timeout=30, check=True)
         assert said.stdout.decode().count("event: complete") == 1
 
-        # It has to have lived for a while: what ends at once is not begun again.
-        time.sleep(5.5)
         killed = next(
             pid for pid in children(process.pid) if "orchestrator.worker" in command_line(pid)
         )
@@ -93,12 +94,93 @@ def test_it_serves_replaces_a_dead_worker_and_ends_whole_on_ctrl_c(tmp_path: Pat
     assert "Traceback" not in log.read_text()
 
 
+def test_whatever_is_killed_is_started_again_and_a_closed_terminal_ends_all(tmp_path: Path) -> None:
+    needs("redis-server")
+    log = tmp_path / "log"
+    with scaled(log) as process:
+        said = log.read_text()
+        (told,) = re.findall(r"^Processes: (.*)$", said, re.M)
+        assert [part.split()[0] for part in told.split(", ")] == [
+            "redis",
+            "web",
+            "worker",
+            "worker",
+        ]
+        assert "make run-scaled" in said
+        redis = next(pid for pid in children(process.pid) if "redis-server" in command_line(pid))
+        (killed,) = re.findall(r"^  kill -9 -- -(\d+)$", said, re.M)
+        everyone = family(process.pid)
+        os.kill(redis, signal.SIGKILL)
+        os.kill(int(killed), signal.SIGKILL)
+        until(lambda: log.read_text().count("Ready to run") == 3)
+        until(lambda: "redis ended with code -9" in log.read_text())
+        (curl,) = re.findall(r"^  (curl .*)$", said, re.M)
+        until(lambda: b"event: complete" in subprocess.run(shlex.split(curl), **QUIET).stdout)
+        everyone += family(process.pid)
+        os.kill(process.pid, signal.SIGHUP)
+        assert process.wait(30) == 0
+    assert not any(is_alive(pid) for pid in everyone)
+
+
+def test_a_worker_ends_when_its_master_was_killed(hired: Callable[[], Worker]) -> None:
+    worker = hired()
+    pid = worker.pid
+    os.kill(worker.process.pid, signal.SIGKILL)
+    until(lambda: not is_running(pid))
+
+
+def test_of_several_workers_each_dies_alone_and_sigterm_ends_all(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*ORCHESTRATOR, "worker", "--processes", "3"],
+            cwd=ROOT,
+            env=environment(REDIS_URL=redis.url),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: log.read_text().count("Ready to run") == 3, START_S)
+        masters = children(process.pid)
+        assert len(masters) == 3
+        everyone = family(process.pid)
+        os.kill(children(masters[0])[0], signal.SIGKILL)
+        until(lambda: log.read_text().count("Ready to run") == 4, START_S)
+        assert masters[1:] == [pid for pid in children(process.pid) if pid in masters]
+        everyone += family(process.pid)
+    finally:
+        process.terminate()
+        code = process.wait(60)
+    assert code == 0
+    assert not any(is_alive(pid) for pid in everyone)
+    assert log.read_text().count("Draining") == 3
+
+
+def test_workers_that_cannot_start_are_not_started_again_and_again(redis: RedisServer) -> None:
+    said = refused(
+        "worker", "--processes", "2", REDIS_URL=redis.url, ORCHESTRATOR_BACKEND="no.such:thing"
+    )
+    assert "ORCHESTRATOR_BACKEND" in said
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_it_takes_the_redis_that_is_named(redis: RedisServer, tmp_path: Path) -> None:
     with scaled(tmp_path / "log", REDIS_URL=redis.url) as process:
         kinds = [command_line(pid) for pid in children(process.pid)]
         assert not any("redis-server" in kind for kind in kinds)
         assert set(redis.client.keys()) <= {b"o:worker"}
-        assert redis.client.publish("o:wake", "") == 2
+        until(lambda: redis.client.publish("o:wake", "") == 2)
 
 
 def test_without_redis_server_it_says_what_to_install(tmp_path: Path) -> None:

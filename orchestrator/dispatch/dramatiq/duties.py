@@ -1,6 +1,8 @@
 """What a worker process does beside running requests, and how it ends."""
 
 import logging
+import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -37,6 +39,8 @@ RESERVE_S = 5.0
 """What of the time for a stop is kept to give back what has not ended."""
 HURRY_S = 1.0
 """A second signal within this time is the first one again: some send it to all processes."""
+MASTER_S = 1.0
+"""How often is looked whether Dramatiq's master is there."""
 
 
 class Duties(dramatiq.Middleware):
@@ -102,6 +106,9 @@ class Duties(dramatiq.Middleware):
         before = signal.getsignal(signal.SIGTERM)
         if callable(before):
             signal.signal(signal.SIGTERM, partial(self._on_stop, before))
+        if master := multiprocessing.parent_process():
+            follow = partial(_follow, master.pid)
+            threading.Thread(target=follow, name="master", daemon=True).start()
 
     def after_worker_boot(self, broker: Any, worker: dramatiq.Worker) -> None:
         self._store.on_stop(self._runner.stop)
@@ -186,3 +193,10 @@ class Duties(dramatiq.Middleware):
                 time.sleep(pause)
 
         threading.Thread(target=go_on, name=name, daemon=True).start()
+
+
+def _follow(master: int | None) -> None:
+    """Stop this process as SIGTERM does once its master was killed: nobody else would end it."""
+    while os.getppid() == master:
+        time.sleep(MASTER_S)
+    os.kill(os.getpid(), signal.SIGTERM)
