@@ -16,25 +16,33 @@ from orchestrator.urls import shown
 SHOWN_MODELS = 10
 
 
-def check_redis(settings: Settings) -> None:
-    """Raise ConfigError where no Redis answers, or one that can't be used."""
+def check_redis(settings: Settings) -> Sequence[str]:
+    """Return what is unwise in how Redis is set up, a sentence each.
+
+    Raises ConfigError where none answers, or one that can't be used.
+    """
     store = RedisStore(settings.redis_url or "", queue_limit=1, retention_s=1.0)
     try:
-        store.check()
+        advice = store.check()
     except PipelineUnavailable as error:
         raise ConfigError(
-            "REDIS_URL names no Redis that lets us in; why stands above. Start one there, or mend "
-            "the address or its password; without REDIS_URL one is started with the rest."
+            "REDIS_URL names no Redis that answers; why stands above. Start one there, or mend "
+            "the address; `run-scaled` without REDIS_URL starts one with the rest."
         ) from error
     finally:
         store.close()
-    Broker(settings.queue_url).check()
+    if not Broker(settings.queue_url).check():
+        raise ConfigError(
+            "Redis doesn't answer where messages to workers are to wait. Mend "
+            "ORCHESTRATOR_QUEUE_REDIS_URL."
+        )
+    return advice
 
 
 class Check:
     """Looks at the backends of ``settings``, at no cost. Raises ConfigError where they can't be.
 
-    ``lines`` are for people; ``ok`` says whether every backend answers.
+    ``lines`` are for people; ``ok`` says whether every backend answers, and Redis where one is set.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -44,7 +52,7 @@ class Check:
         self._settings = settings
         self._file = routes_file(settings)
         self.ok = True
-        self.lines = [self._file.path, *self._backends(), *self._models()]
+        self.lines = [self._file.path, *self._backends(), *self._models(), *self._redis()]
 
     def _backends(self) -> Iterator[str]:
         yield "Backends:"
@@ -105,6 +113,20 @@ class Check:
             f"{times.idle_timeout_s:g} s between two, "
             f"{model.timeout_s or self._settings.timeout_s:g} s in all"
         )
+
+    def _redis(self) -> Iterator[str]:
+        if not self._settings.redis_url:
+            return
+        yield "Redis:"
+        place = shown(self._settings.redis_url)
+        try:
+            advice = check_redis(self._settings)
+        except ConfigError as error:
+            self.ok = False
+            yield f"  {place}: FAILS: {error.message}"
+            return
+        yield f"  {place}: answers. Messages to workers: {shown(self._settings.queue_url)}"
+        yield from (f"    {sentence}" for sentence in advice)
 
 
 def _models_at(file: RoutesFile, backend: str) -> Sequence[str]:

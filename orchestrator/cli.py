@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands.add_parser("settings", help="list the settings as a Markdown table")
     check = commands.add_parser(
-        "check-config", help="say what the configuration means, and whether its backends answer"
+        "check-config",
+        help="say what the configuration means, and whether its backends and Redis answer",
     )
     check.add_argument(
         "--file",

@@ -190,11 +190,29 @@ def test_without_redis_server_it_says_what_to_install(tmp_path: Path) -> None:
 def test_a_redis_that_does_not_answer_is_told_of_at_once(redis: RedisServer) -> None:
     said = refused("run-scaled", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert "Connection refused" in said
-    assert "REDIS_URL names no Redis that lets us in" in said
+    assert "REDIS_URL names no Redis that answers" in said
     assert "gunicorn" not in said
-    assert "REDIS_URL names no Redis" in refused(
-        "run-scaled", REDIS_URL=redis.url.replace("redis://", "redis://:wrong@")
+    assert "begins with redis://, not rediss://" in refused(
+        "run-scaled", REDIS_URL=redis.url.replace("redis://", "rediss://")
     )
+
+
+@pytest.mark.parametrize("command", ["run-scaled", "worker", "serve"])
+def test_a_password_that_is_missing_or_wrong_is_told_of_at_once(
+    redis: RedisServer, command: str
+) -> None:
+    redis.client.config_set("requirepass", "right")
+    try:
+        for password in ("", ":wrong@"):
+            url = redis.url.replace("redis://", f"redis://{password}")
+            said = refused(command, REDIS_URL=url)
+            assert "REDIS_URL lets nobody in" in said
+            assert "%2F for /" in said
+        url = redis.url.replace("redis://", "redis://:right@")
+        said = refused(command, REDIS_URL=url, ORCHESTRATOR_QUEUE_REDIS_URL=redis.url)
+        assert "ORCHESTRATOR_QUEUE_REDIS_URL lets nobody in" in said
+    finally:
+        redis.client.config_set("requirepass", "")
 
 
 @pytest.mark.parametrize("command", ["run-scaled", "worker", "serve"])

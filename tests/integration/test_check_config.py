@@ -17,6 +17,7 @@ from orchestrator import cli
 from tests.fakes.models import write_voices
 from tests.fakes.upstream import Upstream, start_upstream
 from tests.needs import needs_module
+from tests.redis_server import RedisServer
 from tests.served import environment as served_environment
 
 KEY = "sk-0123456789"
@@ -58,6 +59,33 @@ def test_a_good_file_is_explained(
         "    2 retries a target; a Retry-After of up to 5 s is waited for",
         "    5 s to connect, 60 s to the first token, 15 s between two, 300 s in all",
     ]
+
+
+def test_redis_is_looked_at_as_well(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = redis.url.replace("redis://", "redis://:secret@")
+    monkeypatch.setenv("REDIS_URL", address)
+    redis.client.config_set("requirepass", "secret")
+    redis.client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert cli.main(["check-config"]) == 0
+        monkeypatch.setenv("REDIS_URL", address.removesuffix("0") + "99")
+        assert cli.main(["check-config"]) == 1
+    finally:
+        redis.client.config_set("maxmemory-policy", "noeviction")
+        redis.client.config_set("requirepass", "")
+    shown = redis.url.replace("redis://", "redis://...@")
+    _, good, bad = capsys.readouterr().out.split("Redis:\n")
+    head, policy, file, *_ = good.splitlines()
+    assert head == f"  {shown}: answers. Messages to workers: {shown.removesuffix('0')}1"
+    assert policy.endswith("Set noeviction.")
+    assert file.endswith("Set appendonly yes.")
+    assert (
+        f"  {shown.removesuffix('0')}99: FAILS: REDIS_URL can't be used: DB index is out of range"
+        in bad
+    )
+    assert "secret" not in good + bad
 
 
 def test_what_a_model_keeps_and_shares_is_told(

@@ -159,7 +159,7 @@ def test_a_submit_that_was_refused_never_runs_when_redis_wakes(
     own.thaw()
     assert [type(outcome) for outcome in outcomes] == [PipelineUnavailable] * len(refused)
     # What was sent to a Redis that hangs is read before what is sent now.
-    listed = persistently(lambda: other.jobs(None, None, 100, None))
+    listed = persistently(lambda: other.jobs(None, None, 100, None, tenant=""))
     assert [job.id for job in listed.items] == [accepted.id]
     assert not any(persistently(partial(other.replay, both[1])) for both in refused)
     again, idempotency = refused[0]

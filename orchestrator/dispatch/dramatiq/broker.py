@@ -59,24 +59,29 @@ class Broker(RedisBroker):
         for queue in QUEUES:
             self.declare_queue(queue)
 
-    def check(self) -> None:
-        """Raise ConfigError where Redis answers, and has no such database."""
+    def check(self) -> bool:
+        """Return whether Redis answers. Raises ConfigError where it won't do."""
         if self._is_there:
-            return
+            return True
         try:
             self.client.ping()
             self._is_there = True
-        except redis.ResponseError as error:
-            if "DB index" not in str(error):
-                return
+        except redis.AuthenticationError as error:
             raise ConfigError(
-                "Redis has no such database as messages to workers are to wait in, which is the "
-                "one after that of REDIS_URL. Name one in ORCHESTRATOR_QUEUE_REDIS_URL; where "
-                "there is one only, by the address that REDIS_URL has."
+                f"ORCHESTRATOR_QUEUE_REDIS_URL lets nobody in: {str(error).rstrip('.')}. Set the "
+                "password in it."
             ) from None
+        except redis.ResponseError as error:
+            if "DB index" in str(error):
+                raise ConfigError(
+                    "Redis has no such database as messages to workers are to wait in, which is "
+                    "the one after that of REDIS_URL. Name one in ORCHESTRATOR_QUEUE_REDIS_URL; "
+                    "where there is one only, by the address that REDIS_URL has."
+                ) from None
         except redis.RedisError:
             # It is waited for.
-            return
+            pass
+        return self._is_there
 
     @property
     def consumer_class(self) -> type[Consumer]:

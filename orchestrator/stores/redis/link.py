@@ -126,9 +126,8 @@ class Link:
 
         Raises ConfigError where it refuses to, or is none; PipelineUnavailable.
         """
-        found: Callable[[], Any] = self._client.info
         try:
-            values: dict[str, Any] = self._reach(found)
+            values: dict[str, Any] = self._reach(self._admitted_info)
         except exceptions.RedisError as error:
             raise ConfigError(
                 f"REDIS_URL can't be used: {error}. Name a database that is there, of a Redis, and "
@@ -144,6 +143,13 @@ class Link:
         """Close what is open."""
         self._pool.disconnect()
         self._apart.disconnect()
+
+    def _admitted_info(self) -> Any:
+        try:
+            return self._client.info()
+        except exceptions.AuthenticationError as error:
+            # At the start that is no outage, which would pass.
+            raise _not_admitted(error) from None
 
     def _run(self, script: Script, arguments: Sequence[Argument]) -> Any:
         try:
@@ -199,13 +205,26 @@ class Link:
             raise _away() from None
         except exceptions.RedisError as error:
             if isinstance(error, AWAY) and self._gate.note_failure():
-                logger.warning("Redis can't be reached: %s", error)
+                logger.warning("Redis can't be reached: %s", _reason(error))
             raise _translated(error) from None
         if self._began is None:
             self._began = time.monotonic()
         if self._gate.note_answer():
             logger.warning("Redis is back")
         return result
+
+
+def _not_admitted(error: exceptions.AuthenticationError) -> ConfigError:
+    return ConfigError(
+        f"REDIS_URL lets nobody in: {str(error).rstrip('.?')}. Set the password in it, as in "
+        "redis://:password@host:6379/0, percent-encoded: %2F for /, %23 for #, %3F for ?."
+    )
+
+
+def _reason(error: exceptions.RedisError) -> str:
+    if "handshake" in f"{error.__cause__} {error.__context__}":
+        return f"{error}: no TLS there? Then its address begins with redis://, not rediss://"
+    return str(error)
 
 
 def _away() -> PipelineUnavailable:
