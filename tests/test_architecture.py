@@ -57,7 +57,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.kept",
         "stores.redis",
         "stores.redis.advice stores.redis.clock stores.redis.codec stores.redis.gate "
-        "stores.redis.keys",
+        "stores.redis.keys stores.redis.trouble",
         "stores.redis.scripts stores.redis.hub",
         "stores.redis.link stores.redis.tail",
         "stores.redis.alarms stores.redis.cache stores.redis.credentials stores.redis.limits "

@@ -283,7 +283,10 @@ class LeasedStore(Store, Protocol):
         ...
 
     def sees_worker(self) -> bool:
-        """Return whether a worker was there in the last 30 seconds."""
+        """Return whether a worker was there in the last 30 seconds.
+
+        Raises PipelineUnavailable where nothing new can be taken, whoever is there.
+        """
         ...
 
     def position(self, job: Job) -> int:

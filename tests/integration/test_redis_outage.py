@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from redis.exceptions import RedisError
 
+from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.errors import NotFound, PipelineUnavailable
 from orchestrator.events import (
     Cancelled,
@@ -660,9 +662,64 @@ def test_a_full_redis_takes_nothing_new_and_says_so(own: RedisServer, store: Red
     assert store.cancel(silent.id).changed
     assert store.finish(silent.id, DONE).job.status is Status.CANCELLED
     store.show_worker()
-    assert store.sees_worker()
+    with pytest.raises(PipelineUnavailable, match="Redis is full"):
+        store.sees_worker()
+    # One that makes room by itself, and so forgets workers too, is full all the time.
+    own.client.config_set("maxmemory-policy", "volatile-ttl")
+    store.sees_worker()
     own.client.config_set("maxmemory", 0)
+    store.show_worker()
+    assert store.sees_worker()
     assert store.submit(a_job()).ready
+
+
+def test_all_that_a_redis_took_until_it_was_full_can_end(
+    own: RedisServer, store: RedisStore
+) -> None:
+    used = own.client.info("memory")["used_memory"]
+    own.client.config_set("maxmemory", used + 8_000_000)
+    accepted: list[Job] = []
+    with pytest.raises(PipelineUnavailable, match="Redis is full"):
+        while True:
+            job = a_job("x" * 50_000)
+            store.submit(job)
+            accepted.append(job)
+    for job in accepted:
+        claim = store.claim(job.id, "echo")
+        assert claim
+        assert store.append(job.id, Token(0, "a"), claim[0].run)
+        assert store.finish(job.id, DONE, claim[0].run).changed
+        assert store.get(job.id).result == "a"
+    assert not own.client.exists(keys.OWED)
+
+
+@pytest.mark.parametrize(
+    ("harm", "mend", "said"),
+    [
+        (("replicaof", "127.0.0.1", "1"), ("replicaof", "no", "one"), "is a replica"),
+        (
+            ("config", "set", "min-replicas-to-write", "1"),
+            ("config", "set", "min-replicas-to-write", "0"),
+            "has fewer replicas",
+        ),
+    ],
+)
+def test_a_redis_that_takes_no_writes_is_said_to_be_one(
+    own: RedisServer, store: RedisStore, harm: Sequence[str], mend: Sequence[str], said: str
+) -> None:
+    broker = Broker(own.url)
+    store.show_worker()
+    own.client.execute_command(*harm)
+    # Whether or not the last answer was the first one that failed.
+    for refused in (store.sees_worker, lambda: store.submit(a_job())):
+        with pytest.raises(PipelineUnavailable, match=f"Redis {said}"):
+            refused()
+    with pytest.raises(RedisError):
+        broker.probe()
+    own.client.execute_command(*mend)
+    broker.probe()
+    assert persistently(store.sees_worker)
+    broker.close()
 
 
 def test_an_answer_that_redis_had_no_room_for_is_no_success(

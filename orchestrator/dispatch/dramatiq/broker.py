@@ -83,6 +83,11 @@ class Broker(RedisBroker):
             pass
         return self._is_there
 
+    def probe(self) -> None:
+        """Raise redis.RedisError where Redis takes no messages."""
+        # It writes nothing and doesn't say so: a Redis that takes no writes refuses it.
+        self.client.eval("#!lua\nreturn 1", 0)
+
     @property
     def consumer_class(self) -> type[Consumer]:
         return Consumer

@@ -19,6 +19,8 @@ PATIENCE_S = 20.0
 TRUST_S = 1.0
 """How long a worker that was seen is taken to be there."""
 RETRY_AFTER_S = 5
+TELL_S = 10.0
+"""How often, at most, is told that requests can't be sent."""
 
 
 class DramatiqDispatcher:
@@ -33,6 +35,7 @@ class DramatiqDispatcher:
         self._store = store
         self._runner = runner
         self._trusted_until = 0.0
+        self._told_until = 0.0
 
     def start(self) -> None:
         """Nothing runs here."""
@@ -44,8 +47,14 @@ class DramatiqDispatcher:
         try:
             # The start could not ask where Redis was away.
             self._broker.check()
+            self._broker.probe()
         except ConfigError as error:
             raise PipelineUnavailable(error.message, retry_after=RETRY_AFTER_S) from None
+        except redis.RedisError as error:
+            raise PipelineUnavailable(
+                f"Redis takes no messages to workers now ({error}). Try again in a moment.",
+                retry_after=RETRY_AFTER_S,
+            ) from None
         if not is_there:
             raise PipelineUnavailable(
                 f"No worker has been seen for {SEEN_S} seconds, so nothing would answer. Start a "
@@ -60,7 +69,7 @@ class DramatiqDispatcher:
             self._broker.send(OVERDUE if is_overdue else job.request.priority, job.id)
             self._store.sent(job.id)
         except (redis.RedisError, OrchestratorError) as error:
-            logger.warning("request %s is sent later: %s", job.id, error)
+            self._tell(error)
 
     def run(self, job_id: str, route: Route) -> None:
         """Run it here, which takes a moment. If that fails, a worker is sent it later."""
@@ -78,3 +87,10 @@ class DramatiqDispatcher:
 
     def stop_all(self) -> None:
         """Nothing runs here."""
+
+    def _tell(self, error: Exception) -> None:
+        """Log why requests are sent later: thousands that wait are tried in each sweep."""
+        now = time.monotonic()
+        if now >= self._told_until:
+            self._told_until = now + TELL_S
+            logger.warning("requests are sent later: %s", error)

@@ -12,7 +12,8 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionInterface
 from redis.retry import Retry
 
-from orchestrator.errors import ConfigError, PipelineUnavailable
+from orchestrator.errors import ConfigError
+from orchestrator.stores.redis import trouble
 from orchestrator.stores.redis.clock import Clock
 from orchestrator.stores.redis.gate import Closed, Gate
 from orchestrator.stores.redis.scripts import Script
@@ -30,13 +31,7 @@ ANSWER_S = 0.65
 """Together less than the second in which a call has to fail."""
 AGAIN_S = 0.1
 """A connection that was found dead within this time is replaced, and the call made once more."""
-RETRY_AFTER_S = 2
 LATE = b"late"
-
-AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)
-NOT_NOW = ("MISCONF", "BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
-"""What Redis says when it answers, and can't do it now."""
-
 
 _gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
 """One for each Redis: what one link finds out about it, all others know at once."""
@@ -64,6 +59,7 @@ class Link:
         self._client = Redis(connection_pool=self._pool)
         self._answer_s = answer_s
         self._clock = Clock(self._client.time)
+        self._trouble: exceptions.RedisError | None = None
         where = self._pool.connection_kwargs
         name = f"{where.get('host')}:{where.get('port')} {where.get('path')}"
         self._began: float | None = None
@@ -93,7 +89,7 @@ class Link:
         reply = self._reach(act)
         if reply == [LATE]:
             self._clock.doubt()
-            raise _away()
+            raise trouble.away()
         return reply
 
     def call_all(self, calls: Sequence[Call]) -> list[Any]:
@@ -149,7 +145,7 @@ class Link:
             return self._client.info()
         except exceptions.AuthenticationError as error:
             # At the start that is no outage, which would pass.
-            raise _not_admitted(error) from None
+            raise trouble.not_admitted(error) from None
 
     def _run(self, script: Script, arguments: Sequence[Argument]) -> Any:
         try:
@@ -170,12 +166,10 @@ class Link:
             # From the first one on: they may rest on each other.
             results[unknown[0] :] = self._pipe(calls[unknown[0] :])
         for result in results:
-            if isinstance(result, (*AWAY, exceptions.NoScriptError)) or (
-                isinstance(result, exceptions.RedisError) and str(result).startswith(NOT_NOW)
-            ):
+            if trouble.is_for_now(result):
                 raise result
         return [
-            _translated(result) if isinstance(result, exceptions.RedisError) else result
+            trouble.translated(result) if isinstance(result, exceptions.RedisError) else result
             for result in results
         ]
 
@@ -202,48 +196,15 @@ class Link:
                         raise
                     result = act()
         except Closed:
-            raise _away() from None
+            raise trouble.translated(self._trouble) if self._trouble else trouble.away() from None
         except exceptions.RedisError as error:
-            if isinstance(error, AWAY) and self._gate.note_failure():
-                logger.warning("Redis can't be reached: %s", _reason(error))
-            raise _translated(error) from None
+            self._trouble = error
+            if isinstance(error, trouble.AWAY) and self._gate.note_failure():
+                logger.warning("Redis can't be reached: %s", trouble.reason(error))
+            raise trouble.translated(error) from None
+        self._trouble = None
         if self._began is None:
             self._began = time.monotonic()
         if self._gate.note_answer():
             logger.warning("Redis is back")
         return result
-
-
-def _not_admitted(error: exceptions.AuthenticationError) -> ConfigError:
-    return ConfigError(
-        f"REDIS_URL lets nobody in: {str(error).rstrip('.?')}. Set the password in it, as in "
-        "redis://:password@host:6379/0, percent-encoded: %2F for /, %23 for #, %3F for ?."
-    )
-
-
-def _reason(error: exceptions.RedisError) -> str:
-    if "handshake" in f"{error.__cause__} {error.__context__}":
-        return f"{error}: no TLS there? Then its address begins with redis://, not rediss://"
-    return str(error)
-
-
-def _away() -> PipelineUnavailable:
-    return PipelineUnavailable(
-        "Redis can't be reached, so nothing can be looked up or taken now. Try again in a moment.",
-        retry_after=RETRY_AFTER_S,
-    )
-
-
-def _translated(error: exceptions.RedisError) -> Exception:
-    """Return the error that a client is told, or the error itself where it is a fault of ours."""
-    if isinstance(error, (*AWAY, exceptions.NoScriptError)):
-        return _away()
-    if isinstance(error, exceptions.OutOfMemoryError):
-        return PipelineUnavailable(
-            "Redis is full: it holds as much as its maxmemory allows. Try again later, or allow "
-            "more.",
-            retry_after=5,
-        )
-    if str(error).startswith(NOT_NOW):
-        return _away()
-    return error

@@ -12,6 +12,10 @@ from orchestrator.stores.base import DAY_S, TOKEN_BYTES
 from orchestrator.stores.redis import codec
 from orchestrator.stores.redis.keys import NAMES
 
+FILLED = 0.9
+"""The share of maxmemory past which nothing new is taken: at all of it nothing could run or end."""
+END_BYTES = 16_384
+"""What the log, the result and the session of a short answer take."""
 SEND_S = 5
 """When a ready request is handed to the dispatcher again, where nobody says that it was."""
 SEND_AGAIN_S = 20
@@ -32,14 +36,14 @@ class Script:
     sha: str
 
 
-def _lua(value: str | int | tuple[str, ...]) -> str:
+def _lua(value: str | int | float | tuple[str, ...]) -> str:
     if isinstance(value, tuple):
         return f"{{{', '.join(map(_lua, value))}}}"
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _prelude() -> str:
-    values: dict[str, str | int | tuple[str, ...]] = {
+    values: dict[str, str | int | float | tuple[str, ...]] = {
         **NAMES,
         "VERSION": codec.VERSION,
         "READ": codec.READ,
@@ -47,6 +51,8 @@ def _prelude() -> str:
         "CANCELLED": codec.dump_event(Cancelled()).decode(),
         "HISTORY_MESSAGES": HISTORY_MESSAGES,
         "HISTORY_BYTES": HISTORY_BYTES,
+        "FILLED": FILLED,
+        "END_BYTES": END_BYTES,
         "SEND_S": SEND_S,
         "SEND_AGAIN_S": SEND_AGAIN_S,
         "INTERRUPT_STEP": INTERRUPT_STEP,
@@ -78,6 +84,7 @@ REQUEUE = _script("requeue")
 RENEW = _script("renew")
 SENT = _script("sent")
 SHOW_WORKER = _script("show_worker")
+LOOK = _script("look")
 SWEEP = _script("sweep")
 DELETE = _script("delete")
 DELETE_SESSION = _script("delete_session")

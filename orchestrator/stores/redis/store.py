@@ -22,7 +22,7 @@ from orchestrator.stores.base import (
     Idempotency,
     Submission,
 )
-from orchestrator.stores.redis import codec, keys, scripts
+from orchestrator.stores.redis import codec, keys, scripts, trouble
 from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.link import Call
 from orchestrator.stores.redis.replies import change_of, ending, replayed
@@ -117,6 +117,8 @@ class RedisStore(Views):
                 return Submission(job.id, request.session, ready, interrupted)
             case [b"busy", running]:
                 raise refusals.busy(request.session, running.decode())
+            case [b"filled"]:
+                raise trouble.full()
             case [b"full"]:
                 raise refusals.full(self._queue_limit)
             case [b"crowded"] if allowance:
@@ -246,7 +248,10 @@ class RedisStore(Views):
         self._call(scripts.SHOW_WORKER, "", SEEN_S)
 
     def sees_worker(self) -> bool:
-        return bool(self._link.command("EXISTS", keys.WORKER))
+        is_there, is_filled = self._call(scripts.LOOK, "")
+        if is_filled:
+            raise trouble.full()
+        return bool(is_there)
 
     def position(self, job: Job) -> int:
         above = list(Priority)[: list(Priority).index(job.request.priority)]
@@ -308,8 +313,8 @@ class RedisStore(Views):
         return scripts.REQUEUE, (*self._head(job_id), *arguments)
 
 
-def _readable(flats: Sequence[Sequence[bytes]]) -> Iterator[Job]:
-    """Yield the jobs of hashes; what another version wrote is left to that one's sweeps."""
-    for flat in flats:
+def _readable(found: Sequence[Sequence[bytes | None]]) -> Iterator[Job]:
+    """Yield the jobs of fields; what another version wrote is left to that one's sweeps."""
+    for values in found:
         with suppress(codec.ForeignData):
-            yield codec.load_job(codec.pairs(flat))
+            yield codec.load_job(codec.chosen(codec.READ, values))

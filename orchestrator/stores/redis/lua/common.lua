@@ -22,6 +22,29 @@ local function list_of(key, tenant)
   return tenant == '' and key or key .. ':' .. tenant
 end
 
+-- Whether so much room is taken that the rest is kept for what was accepted to end in.
+local function is_filled()
+  local memory = redis.call('INFO', 'memory')
+  local function number(name)
+    return tonumber(memory:match('\n' .. name .. ':(%d+)') or 0)
+  end
+  local most = number('maxmemory')
+  if most == 0 or not memory:find('maxmemory_policy:noeviction', 1, true) then
+    return false
+  end
+  local used = number('used_memory') - number('mem_not_counted_for_evict')
+  return used + tonumber(redis.call('GET', OWED) or 0) > FILLED * most
+end
+
+-- Count, for 1 or -1 requests, what one takes once it runs and ends: its log, and its prompt once
+-- more in its session, with what Redis rounds up.
+local function owe(requests, prompt_bytes)
+  local bytes = requests * (END_BYTES + math.ceil(prompt_bytes * 1.25))
+  if redis.call('INCRBY', OWED, bytes) <= 0 then
+    redis.call('DEL', OWED)
+  end
+end
+
 local function all(job_id)
   return redis.call('HGETALL', JOB .. job_id)
 end
@@ -347,6 +370,7 @@ local function finish(job_id, ending)
     settle(job_id, job[5], job[6], ending, usage, answer)
   end
   redis.call('DEL', TEXT .. job_id)
+  owe(-1, #(job[2] or ''))
   unqueue(job_id)
   redis.call('ZREM', RUNNING, job_id)
   redis.call('ZADD', ENDED, expires_at, job_id)

@@ -35,6 +35,9 @@ if on_busy == 'reject' then
     return {'busy', busy}
   end
 end
+if is_filled() then
+  return {'filled'}
+end
 local freed = on_busy == 'interrupt' and waiting(session) or {}
 if redis.call('ZCARD', QUEUED) - #freed >= queue_limit then
   return {'full'}
@@ -54,6 +57,7 @@ end
 
 redis.call('HSET', JOB .. id, unpack(ARGV, 13))
 redis.call('HSET', JOB .. id, 'queued_at', now)
+owe(1, redis.call('HSTRLEN', JOB .. id, 'prompt'))
 if allowance then
   take(id, allowance)
 end

@@ -38,14 +38,14 @@ for _, session in ipairs(idle) do
 end
 local late = {}
 for _, job_id in ipairs(due_requests(QUEUED, now)) do
-  late[#late + 1] = all(job_id)
+  late[#late + 1] = redis.call('HMGET', JOB .. job_id, unpack(READ))
 end
 local unsent = {}
 for _, job_id in ipairs(due_requests(DUE, now)) do
   local late_at = redis.call('ZSCORE', QUEUED, job_id)
   redis.call('ZADD', DUE, exact(now + SEND_S), job_id)
   if late_at and tonumber(late_at) > tonumber(now) then
-    unsent[#unsent + 1] = all(job_id)
+    unsent[#unsent + 1] = redis.call('HMGET', JOB .. job_id, unpack(READ))
   end
 end
 return {math.max(#expired, #idle), late, due_requests(RUNNING, now), unsent}
