@@ -238,6 +238,7 @@ def build_worker(settings: Settings) -> Broker:
         dispatcher,
         helpers=[routes.start, _shared_service(settings, store, dispatcher, routes).start],
         close=routes.close,
+        models=[model.id for model in routes.models],
         most_at_once=routes.most_at_once,
         renew_s=settings.lease_s / 3,
         graceful_s=settings.graceful_timeout_s,

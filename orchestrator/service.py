@@ -289,6 +289,7 @@ class Service:
         if model := self._models.get(request.model):
             try:
                 model.check()
+                self._dispatcher.check(request.model)
             except PipelineUnavailable:
                 if not self._recall(request):
                     raise

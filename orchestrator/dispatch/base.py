@@ -13,8 +13,8 @@ class Dispatcher(Protocol):
         """Begin to run jobs."""
         ...
 
-    def check(self) -> None:
-        """Raise PipelineUnavailable while nothing would run what is put."""
+    def check(self, model: str | None = None) -> None:
+        """Raise PipelineUnavailable while nothing would run what is put, or what names a model."""
         ...
 
     def put(self, job: Job) -> None:

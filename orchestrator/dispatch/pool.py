@@ -52,7 +52,7 @@ class Pool:
     def start(self) -> None:
         threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True).start()
 
-    def check(self) -> None:
+    def check(self, model: str | None = None) -> None:
         """What is put here always runs."""
 
     def put(self, job: Job) -> None:

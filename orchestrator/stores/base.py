@@ -278,12 +278,12 @@ class LeasedStore(Store, Protocol):
         """
         ...
 
-    def show_worker(self) -> None:
-        """Note that a worker is there."""
+    def show_worker(self, models: Sequence[str]) -> None:
+        """Note that a worker is there, and which models it has."""
         ...
 
-    def sees_worker(self) -> bool:
-        """Return whether a worker was there in the last 30 seconds.
+    def served(self) -> frozenset[str]:
+        """Return the models of the workers that were there in the last 30 seconds.
 
         Raises PipelineUnavailable where nothing new can be taken, whoever is there.
         """

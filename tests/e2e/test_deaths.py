@@ -203,6 +203,13 @@ def test_a_worker_leaves_a_model_that_it_does_not_have_to_others(
     worker = hired(ORCHESTRATOR_CONFIG=str(few))
     server = serving(**scaled(redis, ORCHESTRATOR_CONFIG=str(many)))
     until(lambda: is_ready(server))
+    named = {"prompt": "Hello", "model": "new"}
+    error = refused(post(server, "/infer", named), 503, "PIPELINE_UNAVAILABLE")
+    assert error["message"].startswith("No worker that has the model new has been seen")
+    other = hired(ORCHESTRATOR_CONFIG=str(many))
+    until(lambda: post(server, "/infer", named).ok)
+    # It counts as there for a while.
+    other.kill()
     request_id = submit(server, "Hello", model="new")
     until(lambda: f"request {request_id} is left to other workers" in worker.log)
     assert "there is no model 'new' here" in worker.log

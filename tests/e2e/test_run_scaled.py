@@ -179,7 +179,7 @@ def test_it_takes_the_redis_that_is_named(redis: RedisServer, tmp_path: Path) ->
     with scaled(tmp_path / "log", REDIS_URL=redis.url) as process:
         kinds = [command_line(pid) for pid in children(process.pid)]
         assert not any("redis-server" in kind for kind in kinds)
-        assert set(redis.client.keys()) <= {b"o:worker"}
+        assert set(redis.client.keys()) <= {b"o:workers"}
         until(lambda: redis.client.publish("o:wake", "") == 2)
 
 

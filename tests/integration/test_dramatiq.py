@@ -19,11 +19,12 @@ from orchestrator.errors import PipelineUnavailable
 from orchestrator.ids import new_id
 from orchestrator.job import Job, Priority, Status
 from orchestrator.runner import Runner
-from orchestrator.stores.base import LeasedStore
+from orchestrator.stores.base import SEEN_S, LeasedStore
 from orchestrator.stores.redis.store import RedisStore
 from tests import redis_server
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.backends import Steps
+from tests.fakes.clock import Clock
 from tests.redis_server import RedisServer
 from tests.served import BUSY
 
@@ -295,6 +296,7 @@ def _see_the_end_of_a_worker(redis: RedisServer) -> None:
         sender,
         helpers=[],
         close=lambda: running.append(backend.running),
+        models=["default"],
         most_at_once=None,
         renew_s=5.0,
         graceful_s=WAIT_S,
@@ -332,10 +334,10 @@ class Sent:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self.is_seen = False
+        self.models: frozenset[str] = frozenset()
 
-    def sees_worker(self) -> bool:
-        return self.is_seen
+    def served(self) -> frozenset[str]:
+        return self.models
 
     def claim(self, job_id: str, backend: str) -> None:
         raise PipelineUnavailable("Redis can't be reached.")
@@ -374,18 +376,27 @@ def test_without_a_worker_nothing_is_taken(redis: RedisServer) -> None:
     sender, _, store = dispatcher(redis.url)
     with pytest.raises(PipelineUnavailable, match="Start a worker"):
         sender.check()
-    store.is_seen = True
+    store.models = frozenset({"big"})
     sender.check()
+    sender.check("big")
+    with pytest.raises(PipelineUnavailable, match="No worker that has the model small"):
+        sender.check("small")
 
 
 def test_a_worker_is_seen_by_all_for_a_while(
     redis: RedisServer, redis_store: Callable[..., RedisStore]
 ) -> None:
-    worker, web = redis_store(), redis_store()
-    assert not web.sees_worker()
-    worker.show_worker()
-    assert web.sees_worker()
-    assert 25_000 < redis.client.pttl("o:worker") <= 30_000  # type: ignore[operator]
+    clock = Clock()
+    worker, another, web = (redis_store(clock=clock) for _ in range(3))
+    assert not web.served()
+    worker.show_worker(["big", "small"])
+    another.show_worker(["small", "tiny"])
+    assert web.served() == {"big", "small", "tiny"}
+    clock.advance(SEEN_S - 1)
+    another.show_worker(["small"])
+    clock.advance(2)
+    assert web.served() == {"small"}
+    assert 25_000 < redis.client.pttl("o:workers") <= 30_000  # type: ignore[operator]
 
 
 def test_without_redis_a_request_is_left_to_be_sent_again() -> None:

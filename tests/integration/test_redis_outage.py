@@ -661,15 +661,15 @@ def test_a_full_redis_takes_nothing_new_and_says_so(own: RedisServer, store: Red
     assert store.get(running.id).error_code == "PIPELINE_UNAVAILABLE"
     assert store.cancel(silent.id).changed
     assert store.finish(silent.id, DONE).job.status is Status.CANCELLED
-    store.show_worker()
+    store.show_worker(["big"])
     with pytest.raises(PipelineUnavailable, match="Redis is full"):
-        store.sees_worker()
+        store.served()
     # One that makes room by itself, and so forgets workers too, is full all the time.
     own.client.config_set("maxmemory-policy", "volatile-ttl")
-    store.sees_worker()
+    store.served()
     own.client.config_set("maxmemory", 0)
-    store.show_worker()
-    assert store.sees_worker()
+    store.show_worker(["big"])
+    assert store.served()
     assert store.submit(a_job()).ready
 
 
@@ -708,17 +708,17 @@ def test_a_redis_that_takes_no_writes_is_said_to_be_one(
     own: RedisServer, store: RedisStore, harm: Sequence[str], mend: Sequence[str], said: str
 ) -> None:
     broker = Broker(own.url)
-    store.show_worker()
+    store.show_worker(["big"])
     own.client.execute_command(*harm)
     # Whether or not the last answer was the first one that failed.
-    for refused in (store.sees_worker, lambda: store.submit(a_job())):
+    for refused in (store.served, lambda: store.submit(a_job())):
         with pytest.raises(PipelineUnavailable, match=f"Redis {said}"):
             refused()
     with pytest.raises(RedisError):
         broker.probe()
     own.client.execute_command(*mend)
     broker.probe()
-    assert persistently(store.sees_worker)
+    assert persistently(store.served)
     broker.close()
 
 

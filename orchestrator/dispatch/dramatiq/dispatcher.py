@@ -35,33 +35,23 @@ class DramatiqDispatcher:
         self._store = store
         self._runner = runner
         self._trusted_until = 0.0
+        self._served: frozenset[str] = frozenset()
         self._told_until = 0.0
 
     def start(self) -> None:
         """Nothing runs here."""
 
-    def check(self) -> None:
-        if time.monotonic() < self._trusted_until:
-            return
-        is_there = self._store.sees_worker()
-        try:
-            # The start could not ask where Redis was away.
-            self._broker.check()
-            self._broker.probe()
-        except ConfigError as error:
-            raise PipelineUnavailable(error.message, retry_after=RETRY_AFTER_S) from None
-        except redis.RedisError as error:
+    def check(self, model: str | None = None) -> None:
+        if time.monotonic() >= self._trusted_until:
+            self._served = self._look()
+            self._trusted_until = time.monotonic() + TRUST_S
+        if model is not None and model not in self._served:
             raise PipelineUnavailable(
-                f"Redis takes no messages to workers now ({error}). Try again in a moment.",
-                retry_after=RETRY_AFTER_S,
-            ) from None
-        if not is_there:
-            raise PipelineUnavailable(
-                f"No worker has been seen for {SEEN_S} seconds, so nothing would answer. Start a "
-                "worker (`orchestrator worker`), then try again.",
+                f"No worker that has the model {model} has been seen for {SEEN_S} seconds, so "
+                "nothing would answer. Start a worker (`orchestrator worker`) with the settings of "
+                "the web processes, then try again.",
                 retry_after=RETRY_AFTER_S,
             )
-        self._trusted_until = time.monotonic() + TRUST_S
 
     def put(self, job: Job) -> None:
         is_overdue = time.time() - job.created_at >= PATIENCE_S
@@ -94,3 +84,26 @@ class DramatiqDispatcher:
         if now >= self._told_until:
             self._told_until = now + TELL_S
             logger.warning("requests are sent later: %s", error)
+
+    def _look(self) -> frozenset[str]:
+        """Return the models that workers have. Raises PipelineUnavailable where none is there."""
+        served = self._store.served()
+        try:
+            # The start could not ask where Redis was away.
+            self._broker.check()
+            self._broker.probe()
+        except ConfigError as error:
+            raise PipelineUnavailable(error.message, retry_after=RETRY_AFTER_S) from None
+        except redis.RedisError as error:
+            raise PipelineUnavailable(
+                f"Redis takes no messages to workers now ({error}). Try again in a moment.",
+                retry_after=RETRY_AFTER_S,
+            ) from None
+        if not served:
+            raise PipelineUnavailable(
+                f"No worker has been seen for {SEEN_S} seconds, so nothing would answer. Start a "
+                "worker (`orchestrator worker`) with the same REDIS_URL and "
+                "ORCHESTRATOR_QUEUE_REDIS_URL, then try again.",
+                retry_after=RETRY_AFTER_S,
+            )
+        return served

@@ -47,9 +47,10 @@ class Duties(dramatiq.Middleware):
     """Runs what the intake takes, and keeps leases, deadlines and the word that it is there.
 
     ``helpers`` start what the rest of the process needs, and ``close`` ends what answers here, once
-    nothing runs any more. ``most_at_once`` is how many requests are worth running at once, where
-    there is such a limit. ``renew_s`` is how often leases are renewed, ``graceful_s`` how long a
-    stop may take. ``sign`` is a file that shows to this machine that the process does not hang.
+    nothing runs any more. ``models`` are those it has. ``most_at_once`` is how many requests are
+    worth running at once, where there is such a limit. ``renew_s`` is how often leases are renewed,
+    ``graceful_s`` how long a stop may take. ``sign`` is a file that shows to this machine that the
+    process does not hang.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Duties(dramatiq.Middleware):
         dispatcher: Dispatcher,
         helpers: Sequence[Callable[[], None]],
         close: Callable[[], None],
+        models: Sequence[str],
         most_at_once: int | None,
         renew_s: float,
         graceful_s: float,
@@ -69,6 +71,7 @@ class Duties(dramatiq.Middleware):
         self._dispatcher = dispatcher
         self._helpers = helpers
         self._close = close
+        self._models = models
         self._most_at_once = most_at_once
         self._renew_s = renew_s
         self._graceful_s = graceful_s
@@ -179,7 +182,7 @@ class Duties(dramatiq.Middleware):
 
     def _show(self) -> None:
         if not self._leaving.is_set():
-            self._store.show_worker()
+            self._store.show_worker(self._models)
 
     def _repeat(self, name: str, pause: float, act: Callable[[], object]) -> None:
         def go_on() -> None:

@@ -244,14 +244,14 @@ class RedisStore(Views):
     def sent(self, job_id: str) -> None:
         self._call(scripts.SENT, job_id)
 
-    def show_worker(self) -> None:
-        self._call(scripts.SHOW_WORKER, "", SEEN_S)
+    def show_worker(self, models: Sequence[str]) -> None:
+        self._call(scripts.SHOW_WORKER, "", SEEN_S, *models)
 
-    def sees_worker(self) -> bool:
-        is_there, is_filled = self._call(scripts.LOOK, "")
+    def served(self) -> frozenset[str]:
+        models, is_filled = self._call(scripts.LOOK, "")
         if is_filled:
             raise trouble.full()
-        return bool(is_there)
+        return frozenset(model.decode() for model in models)
 
     def position(self, job: Job) -> int:
         above = list(Priority)[: list(Priority).index(job.request.priority)]

@@ -259,7 +259,8 @@ FAULTS: dict[str, Fault] = {
         "Requests are run by workers, and there is none.",
         PipelineUnavailable(
             "No worker has been seen for 30 seconds, so nothing would answer. Start a worker "
-            "(`orchestrator worker`), then try again."
+            "(`orchestrator worker`) with the same REDIS_URL and ORCHESTRATOR_QUEUE_REDIS_URL, "
+            "then try again."
         ),
     ),
     "redis_away": _of(
