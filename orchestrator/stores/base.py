@@ -25,6 +25,8 @@ SEEN_S = 30
 """How long a worker counts as there since it was last seen."""
 SCAN_LIMIT = 10_000
 """How many requests one page of a list looks at: a filter that matches nothing stays quick."""
+LIST_BYTES = 1024 * 1024
+"""With so many bytes of results a page of a list is full."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from orchestrator.session import Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.allowances import Allowances
 from orchestrator.stores.base import (
+    LIST_BYTES,
     SCAN_LIMIT,
     Allowance,
     Change,
@@ -231,6 +232,7 @@ class MemoryStore:
         tenant: str,
     ) -> Listing[Job]:
         found: list[Job] = []
+        size = 0
         with self._lock:
             seen: str | None = None
             order = self._orders.get(tenant) or OrderedIds()
@@ -243,7 +245,8 @@ class MemoryStore:
                 if session and entry.job.request.session != session:
                     continue
                 found.append(entry.job)
-                if len(found) == limit:
+                size += sys.getsizeof(entry.job.result)
+                if len(found) == limit or size >= LIST_BYTES:
                     break
             more = seen is not None and any(order.before(seen))
         return Listing(found, seen if more else None)

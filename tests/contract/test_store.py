@@ -1395,6 +1395,18 @@ def test_a_page_is_never_longer_than_asked_for(store: Store) -> None:
     assert listing.next_cursor is not None
 
 
+@pytest.mark.parametrize(("pieces", "sizes"), [(3, [2, 2, 1]), (10, [1, 1, 1, 1, 1])])
+def test_a_page_is_full_with_a_mebibyte_of_results(
+    store: Store, pieces: int, sizes: list[int]
+) -> None:
+    made = {ended(store, *[200_000 * "x"] * pieces).id for _ in range(5)}
+    pages = [store.jobs(None, None, 100, None, tenant="")]
+    while pages[-1].next_cursor:
+        pages.append(store.jobs(None, None, 100, pages[-1].next_cursor, tenant=""))
+    assert [len(page.items) for page in pages] == sizes
+    assert {job.id for page in pages for job in page.items} == made
+
+
 def test_a_list_shows_requests_as_they_are(store: Store) -> None:
     job = ended(store, "a")
     (found,) = store.jobs(None, None, 5, None, tenant="").items

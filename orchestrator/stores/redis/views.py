@@ -10,7 +10,7 @@ from orchestrator.ids import created_at
 from orchestrator.job import Job, Status, quoted
 from orchestrator.session import Session, SessionHead
 from orchestrator.stores import refusals
-from orchestrator.stores.base import SCAN_LIMIT, Listing, LogPage
+from orchestrator.stores.base import LIST_BYTES, SCAN_LIMIT, Listing, LogPage
 from orchestrator.stores.redis import codec, keys, scripts
 from orchestrator.stores.redis.hub import Hub, Topic
 from orchestrator.stores.redis.link import Argument, Link
@@ -20,8 +20,6 @@ from orchestrator.stores.redis.writer import Writer
 
 SCAN_STEP = 500
 """How many requests a script looks at for a list: Redis does nothing else meanwhile."""
-LIST_BYTES = 4 * 1024 * 1024
-"""The results that a page of a list has: with as many, it is short."""
 SHOWN = ("v", "created_at", "last_used_at")
 """What of a session lists show, as session_head.lua has it."""
 UNSURE_S = 0.5

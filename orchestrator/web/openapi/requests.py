@@ -157,7 +157,8 @@ _requests = operation(
     "Look back",
     "listRequests",
     "List requests",
-    "Newest first. A page may be short, even empty, and yet not be the last: `has_more` says so.",
+    "Newest first. A page may be short, even empty, and yet not be the last: `has_more` says so. "
+    "With 1 MiB of results it is full, whatever its `limit`.",
     reply(200, "A page.", answers.RequestListSchema, {"A page": samples.REQUEST_LIST}),
     faults("bad_limit", "bad_status", "bad_session_id", "bad_cursor", "redis_away"),
     parameters=("Status", "SessionId", "Limit", "RequestCursor"),
