@@ -94,11 +94,13 @@ def pre_request(worker, req):  # type: ignore[no-untyped-def]
     """Log nothing for a request: by default its path is, for debugging."""
 
 
-def nworkers_changed(server, new_value, old_value):  # type: ignore[no-untyped-def]
-    """Keep to one worker without Redis when a signal (TTIN) asks for another."""
-    if old_value is not None and new_value > 1 and not settings.redis_url:
-        server.log.warning("The memory store lives in one process: there is no second worker.")
-        server.num_workers = old_value
+def when_ready(server):  # type: ignore[no-untyped-def]
+    """Without Redis, refuse the signals that start another process beside the one that serves."""
+    if not settings.redis_url:
+        server.handle_hup = server.handle_usr2 = server.handle_ttin = lambda: server.log.warning(
+            "HUP, USR2 and TTIN start a process beside this one, and the memory store lives in one "
+            "alone: ignored. Stop the server and start it again, or set REDIS_URL."
+        )
 
 
 def unworkable(cfg):  # type: ignore[no-untyped-def]

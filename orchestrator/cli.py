@@ -104,12 +104,14 @@ def _check_config(settings: Settings) -> int:
 def _serve(settings: Settings) -> NoReturn:
     _check_address(settings)
     # As a program of its own: what this one has imported, gevent could no longer patch.
-    os.execve(sys.executable, _server(), greeting.asked(config.environment()))
+    command = _server()
+    os.execve(command[0], command, greeting.asked(config.environment()))
 
 
 def _server() -> list[str]:
+    # Not by -m: a new master (USR2), which is started with what sys.argv says, would not come up.
     conf = str(_configuration_file())
-    return [sys.executable, "-m", "gunicorn", "--config", conf, "orchestrator.web:create_app()"]
+    return [_script("gunicorn"), "--config", conf, "orchestrator.web:create_app()"]
 
 
 def _work_together(settings: Settings, count: int) -> int:
@@ -131,10 +133,6 @@ def _work_together(settings: Settings, count: int) -> int:
 
 def _work(settings: Settings) -> NoReturn:
     check_worker(settings)
-    command = Path(sys.executable).with_name("dramatiq-gevent")
-    found = str(command) if command.exists() else shutil.which("dramatiq-gevent")
-    if not found:
-        raise ConfigError("dramatiq-gevent is not installed: pip install 'dramatiq~=2.2.1'.")
     # It patches the standard library before anything else is imported, so it can't be called here.
     arguments = {
         "--processes": 1,
@@ -146,7 +144,17 @@ def _work(settings: Settings) -> NoReturn:
         sys.stderr.write(f"orchestrator: {warning}\n")
     flat = [str(part) for pair in arguments.items() for part in pair]
     sys.stdout.flush()
-    os.execv(found, [found, "orchestrator.worker", *flat])
+    command = _script("dramatiq-gevent")
+    os.execv(command, [command, "orchestrator.worker", *flat])
+
+
+def _script(name: str) -> str:
+    """Return a command of a package that this one needs. Raises ConfigError."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        raise ConfigError(f"{name} is not installed. Install this package with what it needs.")
+    return found
 
 
 def _run_scaled() -> int:

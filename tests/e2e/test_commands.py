@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import socket
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from packaging.requirements import Requirement
 from tests.commands import (
     INSTALL_S,
     NO_SOURCE,
+    START_S,
     environment,
     get,
     installs,
@@ -20,7 +22,9 @@ from tests.commands import (
     serving,
 )
 from tests.deployed import WORKER
+from tests.e2e.client import until
 from tests.needs import needs
+from tests.redis_server import RedisServer
 from tests.served import ROOT, free_port
 
 
@@ -50,6 +54,21 @@ def test_every_way_to_start_serves_on_the_port_asked_for(
         assert "Traceback" not in served.output
         # Once, and by the command that is for people.
         assert served.output.count("Try:") == (command[1:] == ["serve"])
+
+
+def test_a_new_master_takes_over_from_the_one_that_the_command_started(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    env = environment(PORT=str(port), REDIS_URL=redis.url)
+    command = [script("orchestrator"), "serve"]
+    with serving(command, ROOT, port, env, tmp_path / "log") as served:
+        served.process.send_signal(signal.SIGUSR2)
+        until(lambda: served.output.count("Booting worker") == 2, START_S)
+        assert served.stop() == 0
+        until(lambda: "promoted" in served.output)
+        assert get(port, "/api/v1/models")[0] == 200
+        assert "Traceback" not in served.output
 
 
 def test_the_procfile_listens_for_a_platform_and_keeps_to_one_process() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.certificates import self_signed
 from tests.e2e import load_client
+from tests.e2e.client import until
 from tests.e2e.load_client import (
     Answer,
     SocketClosed,
@@ -30,6 +31,7 @@ from tests.e2e.load_client import (
     submit,
     websocket,
 )
+from tests.processes import children, family
 from tests.served import BUSY, ROOT, START_S, Served, environment, free_port, serve
 
 ROUNDS = 20
@@ -364,32 +366,35 @@ def test_ctrl_c_ends_it_at_once_and_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
-def test_a_reload_and_a_crash_are_followed_by_a_new_worker_and_no_second_one(
+def test_no_signal_puts_a_second_store_beside_the_one_in_memory(
     serving: Callable[..., Served],
 ) -> None:
     server = serving()
     first = server.worker_pid
-    server.process.send_signal(signal.SIGTTIN)
-    server.process.send_signal(signal.SIGHUP)
-    second = another_worker(server, first)
-    os.kill(second, signal.SIGKILL)
-    another_worker(server, second)
-    load_client.run(load_client.healthy(server.port))
-    assert len(workers(server)) == 1
+    for number, asked in enumerate([signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN], start=1):
+        server.process.send_signal(asked)
+        until(lambda number=number: server.log.count("ignored") == number)
+        assert family(server.process.pid) == [first]
     assert server.stop() == 0
     assert "Traceback" not in server.log
 
 
-def workers(server: Served) -> list[int]:
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def test_a_crash_is_followed_by_a_new_worker(serving: Callable[..., Served]) -> None:
+    server = serving()
+    first = server.worker_pid
+    os.kill(first, signal.SIGKILL)
+    another_worker(server, first)
+    load_client.run(load_client.healthy(server.port))
+    assert len(children(server.process.pid)) == 1
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
 
 
 def another_worker(server: Served, earlier: int) -> int:
     """Wait for a worker instead of an earlier one."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        now = workers(server)
+        now = children(server.process.pid)
         if now and earlier not in now:
             return now[0]
         time.sleep(0.05)
