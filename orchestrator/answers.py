@@ -101,7 +101,11 @@ class StatusSchema(RequestSchema):
         **_or_null("Why the answer ended: `length` means that a limit cut it."),
     )
     error_code = fields.String(**_or_null("The code of the failure, such as `UPSTREAM_TIMEOUT`."))
-    queue_position = _count(**_or_null("How many are ahead of it; null unless it is pending."))
+    queue_position = _count(
+        **_or_null(
+            "How many are ahead of it, in its session and in the queue; null unless it is pending."
+        )
+    )
     usage = fields.Nested(UsageSchema, **_or_null("What it cost, where the model says so."))
     failed_usage = fields.Nested(
         UsageSchema, **_or_null("What attempts without a whole answer cost, as far as known.")

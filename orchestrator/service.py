@@ -140,10 +140,14 @@ class Service:
         return self._own(self._store.wait(job_id, timeout), tenant)
 
     def queue_position(self, job: Job) -> int | None:
-        """Return how many requests are ahead of a pending one; None for any other."""
+        """Return how many requests are ahead of a pending one; None for any other.
+
+        Of a session's later turns these are those before it there, and those before the first.
+        """
         if job.status is not Status.PENDING:
             return None
-        return self._store.line_position(job.id) or self._dispatcher.position(job)
+        ahead, turn = self._store.place(job.id)
+        return ahead + (self._dispatcher.position(*turn) if turn else 0)
 
     def cancel(self, job_id: str, tenant: str) -> Change:
         """Cancel: a pending request ends at once, a running one as soon as it can be stopped."""

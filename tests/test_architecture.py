@@ -52,7 +52,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.engine.models",
         "backends.engine.process",
         "backends.engine.engines",
-        "stores.cache stores.deadlines stores.keys stores.sessions stores.sizes",
+        "stores.cache stores.deadlines stores.keys stores.lists stores.sessions stores.sizes",
         "backends.keys backends.paced",
         "backends.kept",
         "stores.redis",

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from orchestrator.job import Job
+from orchestrator.job import Job, Priority
 from orchestrator.routing.base import Route
 
 
@@ -32,7 +32,7 @@ class Dispatcher(Protocol):
         """Drop a job that waits here, or stop it where it runs. Unknown ids are ignored."""
         ...
 
-    def position(self, job: Job) -> int:
+    def position(self, job_id: str, priority: Priority) -> int:
         """Return how many waiting jobs are ahead of this one."""
         ...
 

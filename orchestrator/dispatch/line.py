@@ -107,11 +107,11 @@ class Line:
             self._forget_alike(key)
         return True
 
-    def position(self, job: Job) -> int:
+    def position(self, job_id: str, priority: Priority) -> int:
         """Return how many are ahead; those that have no room are not, but for the same model's."""
-        rank = _RANKS[job.request.priority]
-        mine = next((lane for lane in self._waiting.values() if job.id in lane.queues[rank]), None)
-        ticket = mine.queues[rank].ticket(job.id) if mine else 0
+        rank = _RANKS[priority]
+        mine = next((lane for lane in self._waiting.values() if job_id in lane.queues[rank]), None)
+        ticket = mine.queues[rank].ticket(job_id) if mine else 0
         lanes = [lane for lane in self._waiting.values() if lane is mine or lane.is_open()]
         return sum(lane.ahead(rank, ticket) for lane in lanes)
 

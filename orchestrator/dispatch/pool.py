@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from orchestrator.dispatch.line import Line, Turn
-from orchestrator.job import Job
+from orchestrator.job import Job, Priority
 from orchestrator.routing.base import Gate, Route
 from orchestrator.runner import Runner
 
@@ -72,9 +72,9 @@ class Pool:
                 return
         self._runner.stop(job_id)
 
-    def position(self, job: Job) -> int:
+    def position(self, job_id: str, priority: Priority) -> int:
         with self._lock:
-            return self._line.position(job)
+            return self._line.position(job_id, priority)
 
     def stop_all(self) -> None:
         self._runner.stop_all()

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from orchestrator.errors import NotFound, ResultExpired, RunError
 from orchestrator.events import Event, FinishReason, Terminal, Usage
-from orchestrator.job import Job, Status
+from orchestrator.job import Job, Priority, Status
 from orchestrator.session import History, Session, SessionHead
 
 T = TypeVar("T")
@@ -104,6 +104,17 @@ class Change(NamedTuple):
     job: Job
     changed: bool
     ready: tuple[Job, ...] = ()
+
+
+class Place(NamedTuple):
+    """Where a pending job stands: how many of its session are ahead, the running one included.
+
+    ``turn`` is the one there whose turn it is, be it the job itself: its id and its priority. None
+    where that one runs.
+    """
+
+    ahead: int = 0
+    turn: tuple[str, Priority] | None = None
 
 
 class LogPage(NamedTuple):
@@ -208,11 +219,8 @@ class Store(Protocol):
         """Return the job as soon as it has ended, or as it is after ``timeout`` seconds."""
         ...
 
-    def line_position(self, job_id: str) -> int:
-        """Return how many requests a job waits for in its session, the running one included.
-
-        0 for whatever waits for none, unknown ids included.
-        """
+    def place(self, job_id: str) -> Place:
+        """Return where a pending job stands; Place() for any other, unknown ids included."""
         ...
 
     def jobs(
@@ -291,7 +299,7 @@ class LeasedStore(Store, Protocol):
         """
         ...
 
-    def position(self, job: Job) -> int:
+    def position(self, job_id: str, priority: Priority) -> int:
         """Return how many ready jobs are ahead of this one, by priority."""
         ...
 

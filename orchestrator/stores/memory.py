@@ -6,24 +6,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Cancelled, Completed, Event, Started, Terminal
 from orchestrator.ids import created_at
 from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import Session, SessionHead
-from orchestrator.stores import refusals
+from orchestrator.stores import lists, refusals
 from orchestrator.stores.allowances import Allowances
 from orchestrator.stores.base import (
-    LIST_BYTES,
-    SCAN_LIMIT,
     Allowance,
     Change,
     Claim,
     Idempotency,
     Listing,
     LogPage,
+    Place,
     Submission,
 )
 from orchestrator.stores.deadlines import Deadlines
@@ -217,10 +215,14 @@ class MemoryStore:
                 ended.wait_for(lambda: entry.job.status.is_terminal, timeout)
             return entry.job
 
-    def line_position(self, job_id: str) -> int:
+    def place(self, job_id: str) -> Place:
         with self._lock:
             entry = self._pending.get(job_id)
-            return self._sessions.ahead(entry.job) if entry else 0
+            if entry is None:
+                return Place()
+            ahead, first = self._sessions.place(entry.job)
+            turn = self._pending.get(first)
+            return Place(ahead, (first, turn.job.request.priority) if turn else None)
 
     def jobs(
         self,
@@ -231,25 +233,16 @@ class MemoryStore:
         *,
         tenant: str,
     ) -> Listing[Job]:
-        found: list[Job] = []
-        size = 0
+        def find(job_id: str) -> Job | None:
+            entry = self._entries[job_id]
+            job = entry.job
+            is_wanted = (not status or job.status is status) and (
+                not session or job.request.session == session
+            )
+            return job if is_wanted and not self._is_expired(entry) else None
+
         with self._lock:
-            seen: str | None = None
-            order = self._orders.get(tenant) or OrderedIds()
-            for seen in islice(order.before(cursor or None), SCAN_LIMIT):
-                entry = self._entries[seen]
-                if self._is_expired(entry):
-                    continue
-                if status and entry.job.status is not status:
-                    continue
-                if session and entry.job.request.session != session:
-                    continue
-                found.append(entry.job)
-                size += sys.getsizeof(entry.job.result)
-                if len(found) == limit or size >= LIST_BYTES:
-                    break
-            more = seen is not None and any(order.before(seen))
-        return Listing(found, seen if more else None)
+            return lists.page(self._orders.get(tenant) or OrderedIds(), cursor, limit, find)
 
     def session(self, session: str) -> Session:
         with self._lock:

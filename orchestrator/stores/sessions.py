@@ -134,10 +134,12 @@ class Sessions:
         busy = self._busy.get(session_name)
         return busy.active if busy else ()
 
-    def ahead(self, job: Job) -> int:
-        """Return how many requests a job waits for in its session."""
-        busy = self._busy.get(job.request.session)
-        return [*busy.line].index(job.id) + 1 if busy and job.id in busy.line else 0
+    def place(self, job: Job) -> tuple[int, str]:
+        """Return how many requests a job waits for in its session, and whose turn it is."""
+        busy = self._busy[job.request.session]
+        if busy.current is None or job.id not in busy.line:
+            return 0, job.id
+        return [*busy.line].index(job.id) + 1, busy.current
 
     def history(self, session_name: str) -> History:
         """Return what a session remembers."""

@@ -32,7 +32,7 @@ from orchestrator.events import (
 from orchestrator.ids import new_id
 from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import SessionHead
-from orchestrator.stores.base import Change, Idempotency, Listing, Store, Submission
+from orchestrator.stores.base import Change, Idempotency, Listing, Place, Store, Submission
 from orchestrator.stores.memory import MemoryStore
 from orchestrator.stores.redis.store import RedisStore
 from tests.fakes.asking import WAIT_S, eventually
@@ -904,25 +904,31 @@ def test_a_session_says_who_is_active_and_when_it_was_used(store: Store, clock: 
 
 def test_a_place_in_the_line_of_a_session_is_known(store: Store) -> None:
     first, second, third = (submitted(store, session_id="chat") for _ in range(3))
-    assert [store.line_position(job.id) for job in (first, second, third)] == [0, 1, 2]
-    store.cancel(first.id)
-    assert [store.line_position(job.id) for job in (second, third)] == [0, 1]
+    turn = (first.id, first.request.priority)
+    assert [store.place(job.id) for job in (first, second, third)] == [
+        Place(ahead, turn) for ahead in range(3)
+    ]
+    store.claim(first.id, "echo")
+    assert [store.place(job.id) for job in (second, third)] == [Place(1), Place(2)]
+    store.finish(first.id, DONE)
+    turn = (second.id, second.request.priority)
+    assert [store.place(job.id) for job in (second, third)] == [Place(0, turn), Place(1, turn)]
 
 
 def test_a_parallel_request_waits_for_nobody_in_its_session(store: Store) -> None:
     submitted(store, session_id="chat")
     submitted(store, session_id="chat")
     parallel = submitted(store, session_id="chat", on_busy=OnBusy.PARALLEL)
-    assert store.line_position(parallel.id) == 0
+    assert store.place(parallel.id) == Place(0, (parallel.id, parallel.request.priority))
 
 
 def test_what_ended_or_is_gone_waits_for_nobody(store: Store) -> None:
     submitted(store, session_id="chat")
     job = submitted(store, session_id="chat")
     store.cancel(job.id)
-    assert store.line_position(job.id) == 0
+    assert store.place(job.id) == Place()
     store.delete(job.id)
-    assert store.line_position(job.id) == 0
+    assert store.place(job.id) == Place()
 
 
 def test_a_busy_session_cannot_be_deleted(store: Store) -> None:

@@ -28,7 +28,7 @@ class Idle:
     def put(self, job: Any) -> None: ...
     def run(self, job_id: str, route: Any = None) -> None: ...
     def cancel(self, job_id: str) -> None: ...
-    def position(self, job: Any) -> int:
+    def position(self, job_id: str, priority: Any) -> int:
         return 0
 
     def stop_all(self) -> None: ...
@@ -139,7 +139,7 @@ def test_a_busy_session_keeps_nobody_elses_waiting(service: Service, store: Stor
     assert store.claim(first, "echo")
     theirs = service.submit(a_request(session_id="chat"), tenant=THEM)
     assert [job.id for job in theirs.ready] == [theirs.request_id]
-    assert store.line_position(theirs.request_id) == 0
+    assert store.place(theirs.request_id).ahead == 0
 
 
 def test_idempotency_keys_are_ones_own(service: Service) -> None:

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from orchestrator.ids import new_id
-from orchestrator.job import Job
+from orchestrator.job import Job, Priority
 from tests.fakes.asking import a_request
 
 
@@ -24,3 +24,12 @@ def as_listed(job: Job) -> Job:
 def as_read(job: Job, complete: bool) -> Job:
     """Return a job as it goes with a page of its log."""
     return as_listed(job) if complete else as_listed(job)._replace(result=None)
+
+
+class _Queue(Protocol):
+    def position(self, job_id: str, priority: Priority) -> int: ...
+
+
+def position(queue: _Queue, job: Job) -> int:
+    """Return how many are ahead of a job."""
+    return queue.position(job.id, job.request.priority)

@@ -29,7 +29,7 @@ from orchestrator.stores.memory import MemoryStore
 from orchestrator.stores.redis.store import Leases, RedisStore
 from tests.fakes.asking import a_request
 from tests.fakes.clock import Clock
-from tests.fakes.jobs import as_listed
+from tests.fakes.jobs import as_listed, position
 from tests.fuzz.model import DAY_S, Model, Request, events_after
 from tests.redis_server import RedisServer
 
@@ -215,7 +215,7 @@ class Life(RuleBasedStateMachine):
         ready = [one.id for one in self.model.waiting() if self.model.is_ready(one)]
         # Mostly one whose turn it is; a dispatcher gives no other, though it may give it twice.
         wanted = ready[pick % len(ready)] if ready and pick % 4 else self.one(pick)
-        if not self.leased and self.model.line_position(wanted):
+        if not self.leased and self.model.standing(wanted).ahead:
             return
         real = self.store(number).claim(wanted, backend)
         told = self.model.claim(wanted, backend)
@@ -389,7 +389,7 @@ class Life(RuleBasedStateMachine):
         assert ids(found) == [one.id for one in told]
         for job, request in zip(found, told, strict=True):
             self.same_listed(job, request)
-            assert store.line_position(job.id) == self.model.line_position(job.id)
+            assert store.place(job.id) == self.model.standing(job.id)
         self.same_sessions(store.sessions(1_000, None, tenant="").items)
 
     def teardown(self) -> None:
@@ -546,7 +546,7 @@ class RedisLife(Life):
     def places_are_as_told(self) -> None:
         for request in self.model.waiting():
             job = self.store(self.steps).get(request.id)
-            assert self.store(self.steps).position(job) == self.model.position(request)
+            assert position(self.store(self.steps), job) == self.model.position(request)
 
     def nothing_is_left(self) -> None:
         left = {key.partition(b":")[2].split(b":")[0] for key in self.server.client.keys("*")}

@@ -25,7 +25,7 @@ from orchestrator.events import (
 )
 from orchestrator.ids import created_at
 from orchestrator.job import GenerateRequest, OnBusy, Priority, Status
-from orchestrator.stores.base import IDEMPOTENCY_S, Idempotency, Submission
+from orchestrator.stores.base import IDEMPOTENCY_S, Idempotency, Place, Submission
 
 LOSSES = 3
 DAY_S = 24 * 3600.0
@@ -138,11 +138,17 @@ class Model:
         ready = [one for one in self.waiting() if self.is_ready(one)]
         return sum(rank(one) < rank(request) for one in ready) if request in ready else 0
 
-    def line_position(self, request_id: str) -> int:
-        for talk in self.talks.values():
-            if request_id in talk.line:
-                return talk.line.index(request_id) + 1
-        return 0
+    def standing(self, request_id: str) -> Place:
+        """Where one stands in its session."""
+        request = self.requests.get(request_id)
+        if request is None or request.status is not Status.PENDING:
+            return Place()
+        talk = self.talks[request.asked.session_id]
+        ahead, first = 0, request
+        if request_id in talk.line:
+            ahead, first = talk.line.index(request_id) + 1, self.requests[talk.current or ""]
+        is_pending = first.status is Status.PENDING
+        return Place(ahead, (first.id, first.asked.priority) if is_pending else None)
 
     # Moving
 

@@ -95,7 +95,7 @@ def asks(store: RedisStore, job_id: str) -> list[Callable[[], object]]:
         lambda: store.read(job_id, 100, 10, timeout=WAIT_S),
         lambda: store.wait(job_id, WAIT_S),
         lambda: store.cancel(job_id),
-        lambda: store.line_position(job_id),
+        lambda: store.place(job_id),
         lambda: store.jobs(None, None, 10, None, tenant=""),
         lambda: store.delete(job_id),
         lambda: store.session("chat"),

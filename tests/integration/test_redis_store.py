@@ -40,7 +40,7 @@ from tests import redis_server
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.backends import BeginsAnew, Steps
 from tests.fakes.clock import Clock
-from tests.fakes.jobs import a_job
+from tests.fakes.jobs import a_job, position
 from tests.redis_server import RedisServer
 from tests.served import free_port
 
@@ -223,7 +223,7 @@ def test_a_lost_request_waits_at_its_old_place_and_for_a_whole_queue_timeout(
     later = [submitted(web, queue_timeout_s=300) for _ in range(2)]
     clock.advance(29)
     web.sweep()
-    assert [web.position(job) for job in (first, *later)] == [0, 1, 2]
+    assert [position(web, job) for job in (first, *later)] == [0, 1, 2]
     clock.advance(29)
     assert [change for change in web.sweep() if change.changed] == []
     clock.advance(2)
@@ -485,11 +485,11 @@ def test_a_place_in_the_queue_counts_all_of_higher_priority(
         for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH)
     )
     jobs = [*high, *normal, *low]
-    assert [worker.position(job) for job in jobs] == [0, 1, 2, 3, 4, 5]
+    assert [position(worker, job) for job in jobs] == [0, 1, 2, 3, 4, 5]
     claimed(worker, high[0])
     web.cancel(normal[0].id)
-    assert [web.position(job) for job in (high[1], normal[1], *low)] == [0, 1, 2, 3]
-    assert web.position(high[0]) == 0
+    assert [position(web, job) for job in (high[1], normal[1], *low)] == [0, 1, 2, 3]
+    assert position(web, high[0]) == 0
 
 
 def test_a_sweep_takes_on_more_than_fits_in_one_step(web: RedisStore, clock: Clock) -> None:

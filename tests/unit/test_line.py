@@ -6,7 +6,7 @@ from orchestrator.dispatch.line import Line, Turn
 from orchestrator.job import GenerateRequest, Job, Priority
 from orchestrator.routing.base import Admission
 from tests.fakes.backends import Says
-from tests.fakes.jobs import a_job
+from tests.fakes.jobs import a_job, position
 
 MANY = 5_000
 
@@ -105,9 +105,9 @@ def test_a_place_in_the_line_leaves_out_those_without_room() -> None:
     waiting = [put(line, "full") for _ in range(3)]
     other = put(line, "free")
     last = put(line, "full")
-    assert [line.position(job) for job in (*waiting, other, last)] == [0, 1, 2, 0, 4]
+    assert [position(line, job) for job in (*waiting, other, last)] == [0, 1, 2, 0, 4]
     full.free = 9
-    assert [line.position(job) for job in (*waiting, other, last)] == [0, 1, 2, 3, 4]
+    assert [position(line, job) for job in (*waiting, other, last)] == [0, 1, 2, 3, 4]
 
 
 def test_one_that_is_dropped_is_gone_wherever_it_waits() -> None:

@@ -18,7 +18,7 @@ from orchestrator.stores.memory import MemoryStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.backends import Hangs, Raises, Says, Steps
 from tests.fakes.clock import Clock
-from tests.fakes.jobs import a_job
+from tests.fakes.jobs import a_job, position
 
 AGEING_S = 30.0
 """What a low request waits at most behind an endless stream of high ones."""
@@ -218,7 +218,7 @@ def test_a_place_in_the_queue_counts_all_that_go_first(steps: Steps) -> None:
         for priority in (Priority.LOW, Priority.HIGH, Priority.NORMAL)
         for number in range(2)
     }
-    places = {name: bench.pool.position(job) for name, job in jobs.items()}
+    places = {name: position(bench.pool, job) for name, job in jobs.items()}
     assert places == {
         "high 0": 0,
         "high 1": 1,
@@ -229,7 +229,7 @@ def test_a_place_in_the_queue_counts_all_that_go_first(steps: Steps) -> None:
     }
     bench.cancel(jobs["high 0"])
     bench.cancel(jobs["normal 1"])
-    assert bench.pool.position(jobs["low 1"]) == 3
+    assert position(bench.pool, jobs["low 1"]) == 3
     steps.let_all_go()
 
 
@@ -247,14 +247,14 @@ def test_places_are_right_whatever_was_put_taken_and_cancelled(steps: Steps) -> 
             assert steps.begun[-1] == waiting.pop(0).request.prompt
         else:
             waiting.append(bench.submit(f"job {step}"))
-        assert [bench.pool.position(job) for job in waiting] == list(range(len(waiting)))
+        assert [position(bench.pool, job) for job in waiting] == list(range(len(waiting)))
     steps.let_all_go()
 
 
 def test_what_does_not_wait_has_nobody_ahead_of_its_like(steps: Steps) -> None:
     bench = blocked(steps)
     bench.submit("waits")
-    assert bench.pool.position(a_job()) == 0
+    assert position(bench.pool, a_job()) == 0
     steps.let_all_go()
 
 

@@ -191,6 +191,8 @@ def test_a_place_in_the_queue_is_known_while_a_request_waits() -> None:
     assert service.queue_position(service.get(running)) is None
     assert [service.queue_position(service.get(one)) for one in (high, low)] == [0, 1]
     assert [service.queue_position(service.get(one)) for one in behind] == [1, 2]
+    turns = [submit(service, session_id="other", priority=Priority.LOW) for _ in range(3)]
+    assert [service.queue_position(service.get(one)) for one in turns] == [2, 3, 4]
     steps.let_all_go()
     assert service.queue_position(ended(service, low)) is None
 

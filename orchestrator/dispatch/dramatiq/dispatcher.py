@@ -7,7 +7,7 @@ import redis
 
 from orchestrator.dispatch.dramatiq.broker import OVERDUE, Broker
 from orchestrator.errors import ConfigError, OrchestratorError, PipelineUnavailable
-from orchestrator.job import Job
+from orchestrator.job import Job, Priority
 from orchestrator.routing.base import Route
 from orchestrator.runner import Runner
 from orchestrator.stores.base import SEEN_S, LeasedStore
@@ -72,8 +72,8 @@ class DramatiqDispatcher:
     def cancel(self, job_id: str) -> None:
         """The store tells whoever runs it."""
 
-    def position(self, job: Job) -> int:
-        return self._store.position(job)
+    def position(self, job_id: str, priority: Priority) -> int:
+        return self._store.position(job_id, priority)
 
     def stop_all(self) -> None:
         """Nothing runs here."""

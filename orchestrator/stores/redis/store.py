@@ -253,9 +253,9 @@ class RedisStore(Views):
             raise trouble.full()
         return frozenset(model.decode() for model in models)
 
-    def position(self, job: Job) -> int:
-        above = list(Priority)[: list(Priority).index(job.request.priority)]
-        return int(self._call(scripts.POSITION, job.id, job.request.priority, *above))
+    def position(self, job_id: str, priority: Priority) -> int:
+        above = list(Priority)[: list(Priority).index(priority)]
+        return int(self._call(scripts.POSITION, job_id, priority, *above))
 
     def on_stop(self, tell: Callable[[str], None]) -> None:
         def stop(job_id: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.ids import created_at
-from orchestrator.job import Job, Status, quoted
+from orchestrator.job import Job, Priority, Status, quoted
 from orchestrator.session import Session, SessionHead
 from orchestrator.stores import refusals
-from orchestrator.stores.base import LIST_BYTES, SCAN_LIMIT, Listing, LogPage
+from orchestrator.stores.base import LIST_BYTES, SCAN_LIMIT, Listing, LogPage, Place
 from orchestrator.stores.redis import codec, keys, scripts
 from orchestrator.stores.redis.hub import Hub, Topic
 from orchestrator.stores.redis.link import Argument, Link
@@ -89,8 +89,9 @@ class Views:
             self._await_end(job_id, time.monotonic() + timeout)
         return self.get(job_id)
 
-    def line_position(self, job_id: str) -> int:
-        return int(self._call(scripts.LINE_POSITION, job_id))
+    def place(self, job_id: str) -> Place:
+        ahead, *turn = self._call(scripts.PLACE, job_id)
+        return Place(ahead, (turn[0].decode(), Priority(turn[1].decode())) if turn else None)
 
     def jobs(
         self,
