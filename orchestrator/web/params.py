@@ -8,6 +8,7 @@ from typing import cast
 from flask import Request
 from flask.ctx import RequestContext
 from flask.globals import request_ctx
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_list_header
 from werkzeug.local import LocalProxy
 
@@ -114,11 +115,14 @@ def reuse(request: Request) -> Reuse:
 def accepted(request: Request, *forms: str) -> str:
     """Return the media type among ``forms`` that the client likes best, the first on a tie.
 
-    Raises NotAcceptable.
+    Its parameters, such as a charset, are passed over. Raises NotAcceptable.
     """
     if request.environ.get("HTTP_ACCEPT", "").strip() in ("", "*/*", forms[0]):
         return forms[0]
-    best: str | None = request.accept_mimetypes.best_match(forms)
+    liked = [
+        (kind.partition(";")[0].strip(), quality) for kind, quality in request.accept_mimetypes
+    ]
+    best: str | None = MIMEAccept(liked).best_match(forms)
     if best is None:
         raise NotAcceptable(
             f"This address answers with {' or '.join(forms)}. Send an Accept header that allows it."

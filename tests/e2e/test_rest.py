@@ -471,11 +471,12 @@ def test_a_client_that_leaves_while_waiting_cancels_nothing(slow: Served) -> Non
 # The stream as the answer
 
 
-def test_a_submit_that_accepts_a_stream_gets_it(server: Served) -> None:
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/event-stream;charset=utf-8"])
+def test_a_submit_that_accepts_a_stream_gets_it(server: Served, accept: str) -> None:
     with requests.post(
         f"{server.api}/infer",
         json={"prompt": "one two three"},
-        headers={"Accept": "text/event-stream"},
+        headers={"Accept": accept},
         stream=True,
         timeout=10,
     ) as answer:
@@ -489,7 +490,11 @@ def test_a_submit_that_accepts_a_stream_gets_it(server: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "accept", ["*/*", "application/json", "application/json, text/plain, */*", "", "text/*;q=0,*/*"]
+    "accept",
+    [
+        *("*/*", "application/json", "application/json, text/plain, */*", "", "text/*;q=0,*/*"),
+        *("application/json; charset=utf-8", "text/event-stream;q=0.1, application/json;odata=v"),
+    ],
 )
 def test_a_submit_that_accepts_anything_gets_json(server: Served, accept: str) -> None:
     answer = post(server, "/infer", {"prompt": "x"}, headers={"Accept": accept})
