@@ -30,7 +30,10 @@ def expired(job_id: str, retention_s: float) -> ResultExpired:
 
 def unknown(job_id: str) -> NotFound:
     """Return the error for a request that never was."""
-    return NotFound(f"There is no request {job_id!r}. Use the request_id that a submit gave.")
+    return NotFound(
+        f"There is no request {job_id!r}, or no longer. Use the request_id that a submit gave; in "
+        "place of one that was deleted submit the prompt again, with a new Idempotency-Key."
+    )
 
 
 def unknown_session(session: str, retention_s: float) -> NotFound:

@@ -1300,7 +1300,7 @@ def test_a_deleted_request_is_as_if_it_never_was(store: Store) -> None:
     job = ended(store, "a")
     store.delete(job.id)
     for ask in asks(store, job.id):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match="a new Idempotency-Key"):
             ask()
     assert listed(store) == []
 

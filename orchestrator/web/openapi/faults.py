@@ -115,8 +115,12 @@ FAULTS: dict[str, Fault] = {
         Forbidden("Pages of this origin may not connect. Name it in ORCHESTRATOR_CORS_ORIGINS."),
     ),
     "no_request": _of(
-        "There never was such a request.",
-        NotFound(f"There is no request '{REQUEST_ID}'. Use the request_id that a submit gave."),
+        "There never was such a request, or it was deleted.",
+        NotFound(
+            f"There is no request '{REQUEST_ID}', or no longer. Use the request_id that a submit "
+            "gave; in place of one that was deleted submit the prompt again, with a new "
+            "Idempotency-Key."
+        ),
     ),
     "expired": _of(
         "There was, but it is no longer kept.",

@@ -61,7 +61,7 @@ PARAMETERS: dict[str, Json] = {
     "IdempotencyKey": _header(
         "Idempotency-Key",
         "A name of your own for this submit, kept for 24 hours: sent again with the same body, it "
-        "gives the same request instead of a second one.",
+        "gives the same request instead of a second one, be that deleted or expired by now.",
         {
             "type": "string",
             "minLength": 1,
