@@ -50,10 +50,16 @@ def _request_id(description: str) -> fields.UUID:
     return fields.UUID(required=True, metadata={"description": description})
 
 
+class _KnownId(fields.String):
+    """An id that a client gives back, in either case. Any text that is none never was one."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        return super()._deserialize(value, *args, **kwargs).lower()
+
+
 def _known_id(description: str) -> fields.String:
-    """Make the field for an id that a client gives back; any text that is none never was one."""
     rule = "Must be the id that an ack gave."
-    return fields.String(
+    return _KnownId(
         required=True,
         metadata={"description": description, "format": "uuid"},
         error_messages=dict.fromkeys(("required", "null", "invalid"), rule),

@@ -10,7 +10,7 @@ from werkzeug.routing import MapAdapter
 
 from orchestrator.web.json_io import ApiResponse
 from orchestrator.web.params import asked
-from orchestrator.web.routes import Adapter, Routes
+from orchestrator.web.routes import Adapter, RequestId, Routes
 
 _NO_SESSION = NullSession()
 
@@ -45,6 +45,7 @@ class App(Flask):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
+        self.url_map.converters["id"] = RequestId
         self.url_map.strict_slashes = False
         # Doubled slashes would be answered with a redirect, which Flask lets no error handler see.
         self.url_map.merge_slashes = False

@@ -62,7 +62,7 @@ def _scope(request: Request) -> Scope:
     return Scope.READ if reads else Scope.INFER
 
 
-@bp.post("/stream-token/<request_id>")
+@bp.post("/stream-token/<id:request_id>")
 def stream_token(request_id: str) -> Response:
     """Answer with a token that opens the stream of a request once.
 

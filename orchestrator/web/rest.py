@@ -69,7 +69,7 @@ def infer() -> Response:
     return response
 
 
-@bp.get("/status/<request_id>")
+@bp.get("/status/<id:request_id>")
 def status(request_id: str) -> Response:
     """Answer with all that is known of a request."""
     wait = params.wait(params.asked())
@@ -77,14 +77,14 @@ def status(request_id: str) -> Response:
     return _applied(_marked(json_response(_status_view(job)), job), wait)
 
 
-@bp.get("/result/<request_id>")
+@bp.get("/result/<id:request_id>")
 def result(request_id: str) -> Response:
     """Answer with the result: 200 once it is there, 202 until then."""
     wait = params.wait(params.asked())
     return _applied(_result(_get(request_id, wait)), wait)
 
 
-@bp.get("/stream/<request_id>")
+@bp.get("/stream/<id:request_id>")
 def stream(request_id: str) -> Response:
     """Answer with the request's events as server-sent events."""
     request = params.asked()
@@ -100,7 +100,7 @@ def stream(request_id: str) -> Response:
         return _stream(request_id, start, place)
 
 
-@bp.get("/events/<request_id>")
+@bp.get("/events/<id:request_id>")
 def events(request_id: str) -> Response:
     """Answer with the request's events as JSON, waiting for one if asked to."""
     request = params.asked()
@@ -118,7 +118,7 @@ def events(request_id: str) -> Response:
     return _applied(response, wait)
 
 
-@bp.post("/cancel/<request_id>")
+@bp.post("/cancel/<id:request_id>")
 def cancel(request_id: str) -> Response:
     """Cancel a request: 200 once it has ended, 202 while it is being stopped."""
     wait = params.wait(params.asked())
@@ -146,7 +146,7 @@ def requests() -> Response:
     return _listing([_status_view(job) for job in listing.items], listing.next_cursor)
 
 
-@bp.delete("/requests/<request_id>")
+@bp.delete("/requests/<id:request_id>")
 def delete(request_id: str) -> Response:
     """Forget an ended request."""
     context().service.delete(request_id, tenant())

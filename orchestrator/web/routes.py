@@ -1,9 +1,18 @@
 """How an address finds its view: by a look or two in a table, as long as both are plain."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Request
-from werkzeug.routing import Map, MapAdapter, Rule
+from werkzeug.routing import Map, MapAdapter, Rule, UnicodeConverter
+
+
+class RequestId(UnicodeConverter):
+    """What stands for an id in an address. UUIDs are read in either case (RFC 9562)."""
+
+    def to_python(self, value: str) -> str:
+        """Return the id as we write it."""
+        return value.lower()
 
 
 class Routes:
@@ -16,19 +25,20 @@ class Routes:
     def __init__(self, rules: Map) -> None:
         self.map = rules
         self._whole: dict[tuple[str, str], Rule] = {}
-        self._begun: dict[tuple[str, str], tuple[Rule, str]] = {}
+        self._begun: dict[tuple[str, str], tuple[Rule, str, Callable[[str], Any]]] = {}
         for rule in rules.iter_rules():
             if not rule.websocket:
                 self._add(rule)
 
     def _add(self, rule: Rule) -> None:
         begin, has_variable, variable = rule.rule.partition("<")
-        name = variable.removesuffix(">")
+        kind, _, name = variable.removesuffix(">").rpartition(":")
         for method in rule.methods or ():
             if not has_variable:
                 self._whole[method, begin] = rule
             elif begin.endswith("/") and name in rule.arguments:
-                self._begun[method, begin] = rule, name
+                read = self.map.converters[kind or "default"](self.map).to_python
+                self._begun[method, begin] = rule, name, read
 
     def find(self, method: str, path: str) -> tuple[Rule, dict[str, Any]] | None:
         """Return the rule for an address, with the value of what varies in it."""
@@ -38,7 +48,8 @@ class Routes:
         begin, slash, value = path.rpartition("/")
         found = self._begun.get((method, begin + slash))
         if found and value:
-            return found[0], {found[1]: value}
+            rule, name, read = found
+            return rule, {name: read(value)}
         return None
 
 

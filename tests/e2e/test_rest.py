@@ -14,6 +14,7 @@ from tests.e2e.client import (
     LONG,
     answer_of,
     call,
+    connected,
     dialled,
     ended,
     frames,
@@ -466,6 +467,24 @@ def test_a_client_that_leaves_while_waiting_cancels_nothing(slow: Served) -> Non
         sock.sendall(request_head("POST", "/api/v1/infer", *head) + body)
         (listed,) = until(lambda: get(slow, "/requests?session_id=left").json()["data"])
     assert ended(slow, listed["request_id"])["result"] == "Echo: one two three"
+
+
+# Ids
+
+
+def test_an_id_is_read_in_either_case(server: Served) -> None:
+    request_id = submit(server)
+    shouted = request_id.upper()
+    assert get(server, f"/result/{shouted}?wait=10").json()["request_id"] == request_id
+    assert status(server, shouted)["request_id"] == request_id
+    assert stream(server, f"/stream/{shouted}")[-1].event == "complete"
+    assert get(server, f"/events/{shouted}").json()["done"]
+    assert post(server, f"/cancel/{shouted}").json()["request_id"] == request_id
+    with connected(server) as socket:
+        socket.send({"type": "subscribe", "request_id": shouted})
+        assert socket.until("result")[-1]["request_id"] == request_id
+    assert call(server, "DELETE", f"/requests/{shouted}").status_code == 204
+    refused(get(server, f"/status/{request_id}"), 404, "NOT_FOUND")
 
 
 # The stream as the answer

@@ -19,7 +19,7 @@ from orchestrator.web.app import App
 from orchestrator.web.routes import Routes
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "DELETE", "PUT")
-VALUES = ("x", "0", "ü", "a b", "<x>", "", "a/b", "x/")
+VALUES = ("x", "X", "0", "ü", "a b", "<x>", "", "a/b", "x/")
 
 
 @pytest.fixture(scope="module")
