@@ -6,7 +6,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from orchestrator.answers import AnswerSchema
-from orchestrator.schemas import MAX_WRONG_FIELDS, UNKNOWN_FIELD, SubmitSchema, invalid
+from orchestrator.schemas import MAX_WRONG_FIELDS, UNKNOWN_FIELD, SubmitSchema, Text, invalid
 from orchestrator.strict_json import Json
 
 MAX_REF_LENGTH = 128
@@ -42,22 +42,22 @@ def _ref(description: str) -> _Ref:
     return _Ref(metadata={"description": description, "anyOf": forms})
 
 
-def _type(name: str, required: bool = True) -> fields.String:
-    return fields.String(required=required, validate=validate.Equal(name))
+def _type(name: str, required: bool = True) -> Text:
+    return Text(required=required, validate=validate.Equal(name))
 
 
 def _request_id(description: str) -> fields.UUID:
     return fields.UUID(required=True, metadata={"description": description})
 
 
-class _KnownId(fields.String):
+class _KnownId(Text):
     """An id that a client gives back, in either case. Any text that is none never was one."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         return super()._deserialize(value, *args, **kwargs).lower()
 
 
-def _known_id(description: str) -> fields.String:
+def _known_id(description: str) -> Text:
     rule = "Must be the id that an ack gave."
     return _KnownId(
         required=True,
@@ -116,7 +116,7 @@ class AuthFrameSchema(CommandFrameSchema):
     """Says who asks, where a page can't send headers: the first frame, within 5 seconds."""
 
     type = _type("auth")
-    token = fields.String(
+    token = Text(
         required=True,
         validate=validate.Length(1, 8192),
         metadata={"description": "An API key, or a JSON web token."},
@@ -177,7 +177,7 @@ class AckFrameSchema(AnswerSchema):
 
     type = _type("ack")
     request_id = _request_id("The new request.")
-    status = fields.String(required=True, validate=validate.Equal("processing"))
+    status = Text(required=True, validate=validate.Equal("processing"))
     ref = _ref("Yours, where the submit had one.")
 
 
@@ -191,7 +191,7 @@ class TokenFrameSchema(AnswerSchema):
         validate=validate.Range(0),
         metadata={"description": "Counts the pieces from 0."},
     )
-    data = fields.String(required=True, metadata={"description": "The text."})
+    data = Text(required=True, metadata={"description": "The text."})
     seq = fields.Integer(
         required=True,
         validate=validate.Range(0),
@@ -212,16 +212,16 @@ class ResultFrameSchema(AnswerSchema):
 
     type = _type("result")
     request_id = _request_id("The request.")
-    result = fields.String(required=True, metadata={"description": "The answer."})
+    result = Text(required=True, metadata={"description": "The answer."})
 
 
 class ErrorFrameSchema(AnswerSchema):
     """A request that failed or was cancelled, or a frame that could not be followed."""
 
     type = _type("error")
-    code = fields.String(required=True, metadata={"description": "As in the table of errors."})
-    message = fields.String(required=True, metadata={"description": "What to do."})
-    request_id = fields.String(metadata={"description": "The request, where one is meant."})
+    code = Text(required=True, metadata={"description": "As in the table of errors."})
+    message = Text(required=True, metadata={"description": "What to do."})
+    request_id = Text(metadata={"description": "The request, where one is meant."})
     ref = _ref("Yours, where the frame had one.")
     retry_after = fields.Integer(
         validate=validate.Range(1),
@@ -232,8 +232,8 @@ class ErrorFrameSchema(AnswerSchema):
     )
     fields_ = fields.Dict(
         data_key="fields",
-        keys=fields.String(),
-        values=fields.List(fields.String()),
+        keys=Text(),
+        values=fields.List(Text()),
         metadata={"description": "Each field that breaks a rule, with what is wrong with it."},
     )
 

@@ -16,10 +16,32 @@ MAX_WAIT_S = 60.0
 MAX_WRONG_FIELDS = 20
 """How many fields one refusal names: a body has room for a hundred thousand."""
 UNKNOWN_FIELD = "There is no such field. See the API's documentation at /docs."
+MISSING = "Must be given."
+
+
+class Text(fields.String):
+    """A string."""
+
+    default_error_messages = {
+        "required": MISSING,
+        "null": "Must not be null.",
+        "invalid": "Must be a string.",
+    }
+
+
+class _Mapping(fields.Dict):
+    """A JSON object."""
+
+    default_error_messages = {"invalid": "Must be an object."}
 
 
 class _Number(fields.Float):
     """A JSON number and nothing that merely looks like one."""
+
+    default_error_messages = {
+        "invalid": "Must be a number.",
+        **dict.fromkeys(("special", "too_large"), "Must be a number nearer to 0."),
+    }
 
     def _validated(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -36,6 +58,8 @@ class _Number(fields.Float):
 class _Whole(fields.Integer):
     """A JSON number without a fraction; 5.0 is one, as JSON Schema has it."""
 
+    default_error_messages = {"invalid": "Must be a whole number."}
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(strict=True, **kwargs)
 
@@ -46,6 +70,8 @@ class _Whole(fields.Integer):
 
 class _Flag(fields.Boolean):
     """true or false and nothing that merely looks like one."""
+
+    default_error_messages = {"invalid": "Must be true or false."}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -95,9 +121,9 @@ def _one_of(names: Iterable[str]) -> validate.OneOf:
 
 def _text(
     description: str, *checks: Any, rule: Mapping[str, Any] | None = None, **options: Any
-) -> fields.String:
+) -> Text:
     """Make a text field; ``rule`` tells in JSON Schema's words what only ``checks`` know."""
-    return fields.String(
+    return Text(
         allow_none=not options.get("required"),
         validate=checks,
         metadata={"description": description, **(rule or {})},
@@ -141,7 +167,7 @@ class SubmitSchema(Schema):
         _valid_session_id,
         rule={"pattern": SESSION_ID_PATTERN},
     )
-    metadata = fields.Dict(
+    metadata = _Mapping(
         allow_none=True,
         validate=_valid_metadata,
         metadata={
@@ -267,7 +293,7 @@ def _load(body: Json) -> Json:
             if loaded is not None:
                 given[name] = loaded
     if "prompt" not in body:
-        wrong["prompt"] = ["Missing data for required field."]
+        wrong["prompt"] = [MISSING]
     if wrong:
         raise invalid(wrong)
     return given

@@ -22,7 +22,13 @@ from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.http import wsgi
-from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
+from gunicorn.http.errors import (
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
 from gunicorn.sock import ssl_context
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
@@ -84,8 +90,18 @@ def _refusal(status: str, code: str, message: str) -> bytes:
 NOT_HTTP = _refusal(
     "400 Bad Request",
     "INVALID_REQUEST",
-    "This is not HTTP as it should be, or its head is too large.",
+    "This is not HTTP as it should be. Look at what sends it, or at a proxy on the way.",
 )
+TOO_LARGE: dict[type[BaseException], bytes] = {
+    LimitRequestLine: _refusal(
+        "414 URI Too Long", "INVALID_REQUEST", "The address is too long. Send 8 KiB at most."
+    ),
+    LimitRequestHeaders: _refusal(
+        "431 Request Header Fields Too Large",
+        "INVALID_REQUEST",
+        "The headers are too large. Send 64 at most, and 8 KiB in each.",
+    ),
+}
 FAULT = _refusal(
     "500 Internal Server Error", "INTERNAL", "The server has a fault; its log says more."
 )
@@ -257,7 +273,7 @@ class Worker(GeventWorker):
         else:
             self.log.debug("Refused what is no HTTP request: %s", type(exc).__name__)
         with contextlib.suppress(OSError):
-            util.write(client, FAULT if ours else NOT_HTTP)
+            util.write(client, FAULT if ours else TOO_LARGE.get(type(exc), NOT_HTTP))
         util.close_graceful(client)
 
     def handle_exit(self, sig: int, frame: Any) -> None:

@@ -74,7 +74,8 @@ def parse_object(data: bytes | str) -> Json:
     except _DuplicateKey as error:
         raise InvalidRequest(f"The key {shown(error)} comes twice. Send each key once.") from None
     except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}. {_EXAMPLE}") from None
+        reason = "it begins with a byte order mark" if text[0] == "\ufeff" else error
+        raise InvalidRequest(f"The body is not JSON: {reason}. {_EXAMPLE}") from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
     if not isinstance(value, dict):

@@ -80,6 +80,10 @@ def json_body(request: Request) -> Json:
         raise UnsupportedMediaType(
             "The body must be JSON. Send it with the header Content-Type: application/json."
         )
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+        raise UnsupportedMediaType(
+            "The body is encoded, as its Content-Encoding says. Send it uncompressed."
+        )
     return parse_object(_body(request))
 
 

@@ -56,7 +56,7 @@ def wait(request: Request, *others: str) -> Wait:
         name, _, value = item.partition(";")[0].partition("=")
         preferred.setdefault(name.strip().lower(), value.strip().strip('"'))
     if "wait" in preferred:
-        if not re.fullmatch(r"\d{1,9}", preferred["wait"]):
+        if not re.fullmatch(r"\d+", preferred["wait"]):
             raise invalid({"Prefer": ["wait must be whole seconds, as in: wait=30"]})
         seconds = min(float(preferred["wait"]), MAX_WAIT_S)
         return Wait(seconds, f"wait={seconds:g}")

@@ -394,6 +394,14 @@ def test_a_preference_that_changes_nothing_is_not_said_to_be_applied(server: Ser
         assert "Preference-Applied" not in answer.headers, path
 
 
+@pytest.mark.parametrize("asked", ["60", "61", "9999999999", "9" * 400])
+def test_a_longer_wait_than_there_is_is_the_longest(server: Served, asked: str) -> None:
+    request_id = submit(server)
+    ended(server, request_id)
+    answer = get(server, f"/status/{request_id}", headers={"Prefer": f"wait={asked}"})
+    assert answer.headers["Preference-Applied"] == "wait=60"
+
+
 def test_of_a_preference_that_comes_twice_the_first_counts(server: Served) -> None:
     request_id = submit(server)
     for preferred in (

@@ -1,5 +1,6 @@
 """Each field of a submit, with its rule at its bounds."""
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -264,14 +265,17 @@ REFUSED: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("field", "value"), REFUSED, ids=shown)
 def test_what_the_rule_of_a_field_forbids_is_refused_with_its_name(field: str, value: Any) -> None:
-    assert list(refused(**{field: value})) == [field]
+    ((name, messages),) = refused(**{field: value}).items()
+    assert name == field
+    # What to do, and not what a library calls it.
+    assert re.search(r"\b[Mm]ust (be|have|not be)\b|too large a number", messages[0])
 
 
 def test_a_missing_prompt_is_refused_with_its_name() -> None:
     with pytest.raises(InvalidRequest) as caught:
         READER.read({})
     assert list(caught.value.details["fields"]) == ["prompt"]
-    assert caught.value.message.startswith("prompt: ")
+    assert caught.value.message == "prompt: Must be given."
 
 
 def test_every_field_that_breaks_a_rule_is_named() -> None:

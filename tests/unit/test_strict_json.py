@@ -53,6 +53,10 @@ def test_what_is_not_json_is_refused(data: str) -> None:
     assert "not JSON" in unreadable(data.encode())
 
 
+def test_a_byte_order_mark_is_told_of() -> None:
+    assert "byte order mark" in unreadable('\ufeff{"prompt": "Hi"}')
+
+
 @pytest.mark.parametrize("data", ["null", "true", "5", '"Hi"', "[]", '[{"prompt": "Hi"}]'])
 def test_json_that_is_no_object_is_refused(data: str) -> None:
     assert "no JSON object" in unreadable(data)
