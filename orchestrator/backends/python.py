@@ -237,5 +237,10 @@ def _type_name(value: Any) -> str:
 def _failure(name: str, error: BaseException) -> UpstreamError:
     if isinstance(error, UpstreamError):
         return error
-    _log.error("The model callable %s failed.", name, exc_info=error)
+    _log.error(
+        "The model callable %s failed; with ORCHESTRATOR_LOG_MESSAGES=yes the log has what its "
+        "error says.",
+        name,
+        exc_info=error,
+    )
     return UpstreamError("The model callable failed; the server's log says why.", reason="callable")

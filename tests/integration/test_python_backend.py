@@ -290,6 +290,7 @@ class TestFailures:
         assert "secret" not in caught.value.message
         assert f"in {name}" in caplog.text
         assert "Traceback" in caplog.text
+        assert "ORCHESTRATOR_LOG_MESSAGES=yes" in caplog.text
 
     @pytest.mark.parametrize(
         ("name", "what"),
