@@ -25,7 +25,7 @@ def is_ref(value: object) -> bool:
 class _Ref(fields.Field[str | int]):
     """The client's own name for a frame."""
 
-    default_error_messages = {"invalid": REF_RULE, "null": REF_RULE}
+    default_error_messages = {"invalid": REF_RULE}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str | int:
         if not is_ref(value):
@@ -34,16 +34,18 @@ class _Ref(fields.Field[str | int]):
         return known
 
 
-def _ref(description: str) -> _Ref:
-    forms = [
+def _ref(description: str, *, allow_none: bool = False) -> _Ref:
+    forms: list[Json] = [
         {"type": "string", "maxLength": MAX_REF_LENGTH},
         {"type": "integer", "minimum": -MAX_REF, "maximum": MAX_REF},
     ]
-    return _Ref(metadata={"description": description, "anyOf": forms})
+    if allow_none:
+        forms.append({"type": "null"})
+    return _Ref(allow_none=allow_none, metadata={"description": description, "anyOf": forms})
 
 
-def _type(name: str, required: bool = True) -> Text:
-    return Text(required=required, validate=validate.Equal(name))
+def _type(name: str) -> Text:
+    return Text(required=True, validate=validate.Equal(name))
 
 
 def _request_id(description: str) -> fields.UUID:
@@ -69,8 +71,11 @@ def _known_id(description: str) -> Text:
 class SubmitFrameSchema(SubmitSchema):
     """A submit: the body of `POST /api/v1/infer`, with a name of your own if you like."""
 
-    type = _type("submit", required=False)
-    ref = _ref("Your own name for it: it comes back in its `ack`, or in the `error` instead.")
+    type = Text(allow_none=True, validate=validate.Equal("submit"))
+    ref = _ref(
+        "Your own name for it: it comes back in its `ack`, or in the `error` instead.",
+        allow_none=True,
+    )
 
 
 class CommandFrameSchema(Schema):
@@ -87,7 +92,7 @@ class CancelFrameSchema(CommandFrameSchema):
 
     type = _type("cancel")
     request_id = _known_id("The request to cancel.")
-    ref = _ref("Comes back in an `error` that this frame leads to.")
+    ref = _ref("Comes back in an `error` that this frame leads to.", allow_none=True)
 
 
 class SubscribeFrameSchema(CommandFrameSchema):
@@ -101,7 +106,7 @@ class SubscribeFrameSchema(CommandFrameSchema):
         metadata={"description": "The `seq` of the last event that you have; from the start else."},
         error_messages={"invalid": "Must be the seq of the last event that you have."},
     )
-    ref = _ref("Comes back in an `error` that this frame leads to.")
+    ref = _ref("Comes back in an `error` that this frame leads to.", allow_none=True)
 
 
 class UnsubscribeFrameSchema(CommandFrameSchema):
@@ -109,7 +114,7 @@ class UnsubscribeFrameSchema(CommandFrameSchema):
 
     type = _type("unsubscribe")
     request_id = _known_id("The request to let go.")
-    ref = _ref("Comes back in an `error` that this frame leads to.")
+    ref = _ref("Comes back in an `error` that this frame leads to.", allow_none=True)
 
 
 class AuthFrameSchema(CommandFrameSchema):
@@ -124,14 +129,14 @@ class AuthFrameSchema(CommandFrameSchema):
             ("required", "null", "invalid"), "Must be an API key or a token."
         ),
     )
-    ref = _ref("Comes back in the `welcome`, or in an `error` instead.")
+    ref = _ref("Comes back in the `welcome`, or in an `error` instead.", allow_none=True)
 
 
 class PingFrameSchema(CommandFrameSchema):
     """Asks whether the server is there."""
 
     type = _type("ping")
-    ref = _ref("Comes back in the `pong`.")
+    ref = _ref("Comes back in the `pong`.", allow_none=True)
 
 
 # Built once: a schema costs more to build than to load a frame with.
@@ -164,9 +169,9 @@ def take_ref(submit: Json) -> Json:
     What is left is a body as SubmitReader reads it. Raises InvalidRequest.
     """
     submit.pop("type", None)
-    if "ref" not in submit:
+    ref = submit.pop("ref", None)
+    if ref is None:
         return {}
-    ref = submit.pop("ref")
     if not is_ref(ref):
         raise invalid({"ref": [REF_RULE]})
     return {"ref": ref}

@@ -240,7 +240,9 @@ class _Conversation:
         try:
             frame = self._read(data)
             about = _named(frame)
-            kind = frame.get("type", "submit")
+            kind = frame.get("type")
+            if kind is None:
+                kind = "submit"
             if kind != "auth" and self._caller is STRANGER:
                 raise Unauthorized(AUTH_FIRST)
             if kind not in FREE:
@@ -387,4 +389,5 @@ def _named(frame: Json) -> Json:
 
 
 def _ref(frame: Json) -> Json:
-    return {"ref": frame["ref"]} if "ref" in frame else {}
+    ref = frame.get("ref")
+    return {} if ref is None else {"ref": ref}

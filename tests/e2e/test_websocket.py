@@ -99,6 +99,15 @@ def test_a_ref_comes_back_in_the_ack_and_in_errors(server: Served) -> None:
             assert (error["type"], error["code"], error["ref"]) == ("error", "INVALID_REQUEST", ref)
 
 
+def test_null_is_as_good_as_absent(server: Served) -> None:
+    with connected(server) as socket:
+        socket.send({"type": None, "ref": None, "prompt": "one"})
+        ack = socket.receive()
+        assert (ack["type"], "ref" in ack) == ("ack", False)
+        socket.send({"type": "ping", "ref": None})
+        assert socket.until("pong")[-1] == {"type": "pong"}
+
+
 def test_many_requests_share_a_socket(server: Served) -> None:
     with connected(server) as socket:
         prompts = {number: f"prompt {number} 😀" for number in range(32)}
