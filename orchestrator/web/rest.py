@@ -11,7 +11,7 @@ from flask import Blueprint, Request, Response
 from orchestrator import wire
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, Unauthorized
 from orchestrator.ids import created_at
-from orchestrator.job import Job, Status, session_id_of
+from orchestrator.job import GenerateRequest, Job, Status, session_id_of
 from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
 from orchestrator.service import START
 from orchestrator.stores.base import Idempotency, Submission
@@ -43,22 +43,18 @@ def infer() -> Response:
     doors = context()
     body = json_body(request)
     generate = doors.reader.read(body, params.reuse(request))
+    idempotency = _idempotency(key, body) if key else None
+    base = (request.root_path + request.path).removesuffix("/").removesuffix("/infer")
     if form == params.SSE:
         # Last, for a body takes its time, and once: what is accepted is never answered with 503.
         doors.connections.check()
-    base = (request.root_path + request.path).removesuffix("/").removesuffix("/infer")
-    with limits.stream_place(form == params.SSE) as place:
-        submission = doors.service.submit(
-            generate,
-            _idempotency(key, body) if key else None,
-            tenant=tenant(),
-            allow=partial(limits.allowance, generate),
-        )
-        if form == params.SSE:
+        with limits.stream_place() as place:
+            submission = _submit(generate, idempotency)
             response = _streamed(submission, place)
-            response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"
-        else:
-            response = _accepted(submission, wait)
+        response.headers["Content-Location"] = f"{base}/stream/{submission.request_id}"
+    else:
+        submission = _submit(generate, idempotency)
+        response = _accepted(submission, wait)
     response.headers.add("Location", f"{base}/status/{submission.request_id}")
     if submission.replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -186,6 +182,11 @@ def delete_session(session_id: str) -> Response:
 def _idempotency(key: str, body: Json) -> Idempotency:
     canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
     return Idempotency(key, hashlib.sha256(canonical).digest())
+
+
+def _submit(request: GenerateRequest, idempotency: Idempotency | None) -> Submission:
+    allow = partial(limits.allowance, request)
+    return context().service.submit(request, idempotency, tenant=tenant(), allow=allow)
 
 
 def _stream(request_id: str, after: int, place: contextlib.ExitStack) -> Response:
