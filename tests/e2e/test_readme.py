@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import table
+from tests.commands import script
 from tests.needs import needs
 from tests.served import ROOT, Served, environment
 
@@ -53,6 +54,25 @@ def test_every_shell_block_works_when_pasted(block: str, server: Served) -> None
     assert '"error":{' not in out
     if "-X DELETE" not in block and "/cancel/" not in block:
         assert "Echo" in out or "request_id" in out or "events" in out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_says_what_its_shell_lines_take_for_granted(page: Path) -> None:
+    text = page.read_text()
+    if "$B/" in text:
+        fence = text[: text.index("$B/")].rpartition("```")[2]
+        assert "B=http://localhost:8080/api/v1\n" in fence
+    if "$ID" in text:
+        assert re.search(r"^ID=|`\$ID` is", text[: text.index("$ID") + 8], re.M)
+
+
+def test_every_command_of_the_environment_that_is_named_is_in_it() -> None:
+    named = {
+        name for page in PAGES for name in re.findall(r"\.venv/bin/([\w-]+)", page.read_text())
+    }
+    assert {"gunicorn", "flask", "orchestrator"} <= named
+    for name in sorted(named):
+        script(name)
 
 
 @pytest.mark.parametrize("block", blocks("python", having="http"))
