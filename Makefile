@@ -15,7 +15,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-scaled install test check format bench overhead scale-out chaos fuzz isolation flapping lock sbom audit clean
+.PHONY: help run run-scaled install test check format bench overhead scale-out chaos fuzz flapping isolation lock sbom audit clean
 
 help:
 	@echo "make run        build .venv once and serve on http://localhost:8080 (PORT=9000 make run)"
