@@ -91,7 +91,7 @@ def routes() -> list[Route]:
     for rule in create_app(config.load({})).url_map.iter_rules():
         if rule.endpoint.partition(".")[0] in OPEN:
             continue
-        address = rule.rule.replace("<request_id>", ID).replace("<session_id>", "some")
+        address = rule.rule.replace("<id:request_id>", ID).replace("<session_id>", "some")
         assert "<" not in address, f"say above what stands for the variable of {rule.rule}"
         lines = UPGRADE if rule.websocket else ()
         for method in (rule.methods or {"GET"}) - {"HEAD", "OPTIONS"}:

@@ -1,6 +1,5 @@
 """What can't work is refused at the start, in a sentence; and what serves without gunicorn."""
 
-import os
 import resource
 import signal
 import socket
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import script
 from tests.e2e import load_client
 from tests.e2e.load_client import ask, connected, request, sse_events, submit, websocket
 from tests.needs import lacking
@@ -119,24 +117,6 @@ def listening() -> Iterator[int]:
 
 def other(port: int) -> int:
     return port + 1 if port < 65535 else 8080
-
-
-def test_a_new_master_takes_over_the_port_of_the_one_before_it(tmp_path: Path) -> None:
-    pid_file = tmp_path / "pid"
-    # It is started as it was itself, which with -m would find gunicorn's own modules first.
-    command = [script("gunicorn"), "--pid", str(pid_file)]
-    with running(command, tmp_path / "log") as server:
-        server.process.send_signal(signal.SIGUSR2)
-        successor = Path(f"{pid_file}.2")
-        deadline = time.monotonic() + START_S
-        while server.log.count("Booting worker") < 2:
-            assert time.monotonic() < deadline, server.log
-            time.sleep(0.05)
-        assert "is taken" not in server.log
-        os.kill(int(successor.read_text()), signal.SIGINT)
-        while successor.exists():
-            assert time.monotonic() < deadline, server.log
-            time.sleep(0.05)
 
 
 def test_a_callable_is_found_in_the_folder_that_the_server_is_started_in(tmp_path: Path) -> None:
