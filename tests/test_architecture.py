@@ -91,7 +91,8 @@ FLOORS: dict[str, list[str]] = {
     "root": ["makers", "bootstrap entrance", "limiter", "check keys_command"],
     "doors": [
         "body head",
-        "web.connections web.dates web.hosts web.json_io web.origins web.params web.routes",
+        "web.connections web.dates web.hosts web.json_io web.origins web.params web.request "
+        "web.routes",
         "web.ws_guard",
         "web.app web.context web.errors web.playground web.sse",
         "web.auth web.health",

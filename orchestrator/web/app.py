@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.routing import MapAdapter
 
 from orchestrator.web.json_io import ApiResponse
-from orchestrator.web.params import asked
+from orchestrator.web.request import ApiRequest, asked
 from orchestrator.web.routes import Adapter, RequestId, Routes
 
 _NO_SESSION = NullSession()
@@ -25,13 +25,6 @@ class _NoSessions(SessionInterface):
         return True
 
 
-class _Request(Request):
-    """A request without files: nobody looks for some that are to be closed."""
-
-    def close(self) -> None:
-        pass
-
-
 class App(Flask):
     """An app that never redirects and has neither cookies nor coroutines.
 
@@ -39,7 +32,7 @@ class App(Flask):
     blueprint has any; there ``after_this_request`` and signals are not heard of.
     """
 
-    request_class = _Request
+    request_class = ApiRequest
     response_class = ApiResponse
     session_interface = _NoSessions()
 

@@ -1,6 +1,6 @@
 """Credentials at the HTTP edge: who asks, and whether they may do this."""
 
-from flask import Blueprint, Flask, Request, Response, g
+from flask import Blueprint, Flask, Request, Response
 
 from orchestrator.auth import tickets
 from orchestrator.auth.entrance import Entrance
@@ -9,7 +9,7 @@ from orchestrator.auth.tickets import TTL_S
 from orchestrator.caller import STRANGER, Caller, Scope
 from orchestrator.web.context import caller, context, tenant
 from orchestrator.web.json_io import json_response
-from orchestrator.web.params import asked
+from orchestrator.web.request import asked
 
 bp = Blueprint("auth", __name__)
 
@@ -27,12 +27,12 @@ def register(app: Flask, entrance: Entrance) -> None:
     @app.before_request
     def _admit() -> None:
         request = asked()
-        g.caller = STRANGER
+        request.caller = STRANGER
         if request.method == "OPTIONS" or request.blueprint in OPEN:
             return
-        g.caller = _caller(request, entrance)
-        if g.caller is not STRANGER:
-            require(g.caller, _scope(request))
+        request.caller = _caller(request, entrance)
+        if request.caller is not STRANGER:
+            require(request.caller, _scope(request))
 
     @app.after_request
     def _say_how(response: Response) -> Response:

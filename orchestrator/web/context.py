@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from flask import Flask, current_app, g
+from flask import Flask, current_app
 from werkzeug.local import LocalProxy
 
 from orchestrator.auth.entrance import Entrance
-from orchestrator.caller import ANYONE, Caller
+from orchestrator.caller import Caller
 from orchestrator.limits.limiter import Limiter
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Service
 from orchestrator.settings import Settings
 from orchestrator.web.connections import Connections
+from orchestrator.web.request import asked
 
 EXTENSION = "orchestrator"
 
@@ -45,8 +46,7 @@ def context() -> Context:
 
 def caller() -> Caller:
     """Return who has sent the request that is answered now."""
-    found: Caller = g.get("caller", ANYONE)
-    return found
+    return asked().caller
 
 
 def may_stay() -> Callable[[], bool]:

@@ -13,7 +13,7 @@ from orchestrator.stores.base import Allowance
 from orchestrator.web.auth import OPEN
 from orchestrator.web.context import caller, context
 from orchestrator.web.errors import of_error
-from orchestrator.web.params import asked
+from orchestrator.web.request import asked
 
 REFUSED = (401, 403)
 """How credentials are refused, before it comes to limits: that counts as well."""

@@ -3,14 +3,10 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 from flask import Request
-from flask.ctx import RequestContext
-from flask.globals import request_ctx
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_list_header
-from werkzeug.local import LocalProxy
 
 from orchestrator.errors import NotAcceptable
 from orchestrator.job import Reuse
@@ -32,14 +28,6 @@ class Wait:
 
 
 NO_WAIT = Wait()
-
-
-def asked() -> Request:
-    """Return the request that is being answered.
-
-    As flask.request, which costs more at each look than to find an answer in the store.
-    """
-    return cast("LocalProxy[RequestContext]", request_ctx)._get_current_object().request
 
 
 def wait(request: Request, *others: str) -> Wait:

@@ -27,6 +27,7 @@ from orchestrator.web import limits, params, sse
 from orchestrator.web.context import context, may_stay, tenant
 from orchestrator.web.errors import envelope
 from orchestrator.web.json_io import JSON, json_body, json_response, no_content
+from orchestrator.web.request import asked
 
 bp = Blueprint("rest", __name__)
 
@@ -36,7 +37,7 @@ POLL_AGAIN_S = "1"
 @bp.post("/infer")
 def infer() -> Response:
     """Accept a prompt; answer at once, after a wait, or with the stream itself."""
-    request = params.asked()
+    request = asked()
     form = params.accepted(request, JSON, params.SSE)
     wait = params.wait(request, params.RESPOND_ASYNC)
     key = params.idempotency_key(request)
@@ -68,7 +69,7 @@ def infer() -> Response:
 @bp.get("/status/<id:request_id>")
 def status(request_id: str) -> Response:
     """Answer with all that is known of a request."""
-    wait = params.wait(params.asked())
+    wait = params.wait(asked())
     job = _get(request_id, wait)
     return _applied(_marked(json_response(_status_view(job)), job), wait)
 
@@ -76,14 +77,14 @@ def status(request_id: str) -> Response:
 @bp.get("/result/<id:request_id>")
 def result(request_id: str) -> Response:
     """Answer with the result: 200 once it is there, 202 until then."""
-    wait = params.wait(params.asked())
+    wait = params.wait(asked())
     return _applied(_result(_get(request_id, wait)), wait)
 
 
 @bp.get("/stream/<id:request_id>")
 def stream(request_id: str) -> Response:
     """Answer with the request's events as server-sent events."""
-    request = params.asked()
+    request = asked()
     params.accepted(request, params.SSE)
     after = request.headers.get("Last-Event-ID") or request.args.get("after")
     context().connections.check()
@@ -99,7 +100,7 @@ def stream(request_id: str) -> Response:
 @bp.get("/events/<id:request_id>")
 def events(request_id: str) -> Response:
     """Answer with the request's events as JSON, waiting for one if asked to."""
-    request = params.asked()
+    request = asked()
     after = params.integer(request, "after", START, 10**12, default=START)
     limit = params.integer(request, "limit", 1, 1000, default=256)
     wait = params.wait(request)
@@ -117,7 +118,7 @@ def events(request_id: str) -> Response:
 @bp.post("/cancel/<id:request_id>")
 def cancel(request_id: str) -> Response:
     """Cancel a request: 200 once it has ended, 202 while it is being stopped."""
-    wait = params.wait(params.asked())
+    wait = params.wait(asked())
     job = _wait(context().service.cancel(request_id, tenant()).job, wait)
     response = json_response(result_view(job), 200 if job.status.is_terminal else 202)
     return _applied(response, wait)
@@ -126,7 +127,7 @@ def cancel(request_id: str) -> Response:
 @bp.get("/requests")
 def requests() -> Response:
     """List requests, newest first."""
-    request = params.asked()
+    request = asked()
     wanted = request.args.get("status")
     if wanted is not None and wanted not in list(Status):
         raise invalid({"status": [f"Must be one of: {', '.join(Status)}."]})
@@ -162,7 +163,7 @@ def models() -> Response:
 @bp.get("/sessions")
 def sessions() -> Response:
     """List sessions, last used first."""
-    listing = context().service.sessions(*_page(params.asked(), _is_count), tenant=tenant())
+    listing = context().service.sessions(*_page(asked(), _is_count), tenant=tenant())
     return _listing([session_view(session) for session in listing.items], listing.next_cursor)
 
 
@@ -234,7 +235,7 @@ def _pauses(wait: params.Wait) -> Iterator[float]:
     """Yield how long to wait, again and again. Raises Unauthorized after one in which the caller
     has lost its right to what came meanwhile.
     """
-    environ, stays = params.asked().environ, may_stay()
+    environ, stays = asked().environ, may_stay()
     with limits.poll_place(wait.seconds > 0) as has_place:
         if not has_place:
             return
