@@ -80,7 +80,8 @@ flapping: $(DEV)/built
 	FLAPPING_S=60 $(DEV)/bin/python -m pytest tests/e2e/test_flapping.py $(ARGS)
 
 isolation: $(DEV)/built
-	ISOLATION_REQUESTS=20000 $(DEV)/bin/python -m pytest tests/e2e/test_isolation.py $(ARGS)
+	ISOLATION_REQUESTS=20000 $(DEV)/bin/python -m pytest tests/e2e/test_isolation.py \
+		tests/e2e/test_isolation_of_stores.py $(ARGS)
 
 # For every platform and every Python from 3.11 on. What is pinned stays, unless ARGS=--upgrade.
 lock: $(AUDIT)/built

@@ -144,7 +144,7 @@ def tenants(
         server = stack.enter_context(serve(**environ))
         until(lambda: is_ready(server))
         if proxy:
-            proxy.is_losing.set()
+            proxy.lose()
         yield [Tenant(server, number, key) for number, key in enumerate(shown)]
         assert proxy is None or proxy.lost
 

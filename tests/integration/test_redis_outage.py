@@ -70,7 +70,7 @@ def other(own: RedisServer, redis_store: MakeStore) -> RedisStore:
 
 def claimed(store: RedisStore, **fields: object) -> Job:
     job = a_job(**fields)
-    store.submit(job)
+    persistently(lambda: store.submit(job))
     claim = store.claim(job.id, "echo")
     assert claim
     return claim[0]
@@ -586,7 +586,7 @@ def test_whatever_answer_is_lost_every_request_ends_once_and_whole(
 ) -> None:
     with LosingProxy(redis.port, losses=0.1) as proxy:
         store, clean = redis_store(proxy.url), redis_store()
-        proxy.is_losing.set()
+        proxy.lose()
         for number in range(60):
             job = a_job(session_id=f"chat-{number % 3}", prompt=f"{number}")
             persistently(lambda job=job: store.submit(job))
