@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import orchestrator
 from orchestrator.service import Service
 from orchestrator.stores.base import Store
 from orchestrator.stores.memory import MemoryStore
@@ -227,6 +229,11 @@ def test_every_place_on_a_floor_is_taken() -> None:
         for module in PLACES
         if module not in SOURCES
     )
+
+
+def test_the_package_says_which_floors_it_has() -> None:
+    listed = re.findall(r"^- ([^:]+): ", orchestrator.__doc__ or "", re.MULTILINE)
+    assert listed == list(FLOORS)
 
 
 def test_modules_import_only_from_below() -> None:
