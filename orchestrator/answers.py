@@ -44,12 +44,8 @@ def _count(**options: Any) -> fields.Integer:
     return fields.Integer(validate=validate.Range(0), **options)
 
 
-def _only(text: str, description: str = "") -> fields.String:
-    return fields.String(
-        required=True,
-        validate=validate.Equal(text),
-        metadata={"description": description} if description else {},
-    )
+def _only(text: str) -> fields.String:
+    return fields.String(required=True, validate=validate.Equal(text))
 
 
 class RequestSchema(AnswerSchema):

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 """In seconds."""
-MOST = 10**9 - 1
 _RATE = re.compile(rf"([1-9][0-9]{{0,8}})\s*/\s*({'|'.join(PERIODS)})s?", re.ASCII)
 
 

@@ -27,6 +27,8 @@ _TLS_OPTIONS = {
 }
 
 CACHE_HOME = Path("~/.cache")
+SECRET_LEAST = 32
+"""Bytes: as many as the digest of HS256 has (RFC 7518, 3.2); in hexadecimal digits 128 bits."""
 
 
 def integer(low: int, high: int) -> Parser:
@@ -78,7 +80,7 @@ def key(text: str) -> str:
 
 def secret(text: str) -> str:
     """a secret of at least 32 characters"""
-    if len(text.encode()) < 32:
+    if len(text.encode()) < SECRET_LEAST:
         raise ValueError
     return text
 

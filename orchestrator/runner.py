@@ -96,16 +96,11 @@ class Runner:
         finally:
             del self._running[run]
 
-    def stop(
-        self, job_id: str, reason: OrchestratorError | None = None, number: int | None = None
-    ) -> None:
-        """Stop a request if it runs here: as cancelled, or failed with ``reason``.
-
-        ``number`` names one run of it, where others may go on.
-        """
+    def stop(self, job_id: str, number: int | None = None) -> None:
+        """Cancel a request if it runs here; ``number`` names one run of it, if others may go on."""
         for run in list(self._running):
             if run.job_id == job_id and number in (None, run.number):
-                run.stop.request(reason)
+                run.stop.request()
 
     def stop_late(self) -> None:
         """Stop what runs past its deadline. To be called a few times a second."""

@@ -73,11 +73,11 @@ def ws_end(job: Job) -> Json:
     }
 
 
-def cursor(text: str | None, default: int = -1) -> int:
-    """Return the seq that a client's cursor names; ``default`` for nonsense."""
+def cursor(text: str | None) -> int:
+    """Return the seq that a client's cursor names; -1, which is before the first, for nonsense."""
     if text is not None and text.isascii() and text.isdigit() and len(text) <= 15:
         return int(text)
-    return default
+    return -1
 
 
 def _name(event: Event) -> str:

@@ -18,8 +18,6 @@ NOTE_EVERY_S = 60.0
 """How often, at most, the use of a key is written down."""
 _SHOWN = re.compile(rf"({ID.pattern})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-PEPPER_LEAST = 32
-"""Characters: as many as make 128 bits of even the poorest alphabet, hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,8 @@ import jwt
 
 from orchestrator.caller import Caller, Scope
 
-ALGORITHMS = ("HS256", "RS256", "ES256")
 LEEWAY_S = 30.0
 """How much clocks may differ."""
-SECRET_LEAST = 32
-"""Bytes: as many as the digest of HS256 has (RFC 7518, 3.2)."""
 RSA_LEAST = 2048
 """Bits: as many as RS256 needs (RFC 7518, 3.3)."""
 TOKEN_MOST = 8 * 1024

@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NamedTuple
@@ -33,10 +33,9 @@ class FetchFailed(Exception):
 
 
 class Fetched(NamedTuple):
-    """An answer, of whatever status; the names of its headers are in lower case."""
+    """An answer, of whatever status."""
 
     status: int
-    headers: Mapping[str, str]
     body: bytes
 
 
@@ -69,15 +68,12 @@ class _Call:
 def fetch(
     url: str,
     *,
-    method: str = "GET",
-    body: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
     max_bytes: int = MAX_BYTES,
     allowed: Rule = is_public,
     tls: ssl.SSLContext | None = None,
 ) -> Fetched:
-    """Call ``url`` and return the answer. Raises FetchFailed, for a redirect as well.
+    """Get ``url`` and return the answer. Raises FetchFailed, for a redirect as well.
 
     ``allowed`` says which addresses may be connected to. Without TLS only this machine is called,
     and only where that is allowed. ``timeout_s`` covers all, from the name to the last byte.
@@ -95,7 +91,7 @@ def fetch(
         try:
             connection = _connection(url, call, deadline, allowed, tls)
             with contextlib.closing(connection):
-                connection.request(method, _path(url), body, dict(headers or {}))
+                connection.request("GET", _path(url))
                 call.fetched = _answer(connection, max_bytes)
         except FetchFailed as error:
             call.fault = str(error)
@@ -231,5 +227,4 @@ def _answer(connection: http.client.HTTPConnection, max_bytes: int) -> Fetched:
         pieces.append(piece)
     if response.length:
         raise FetchFailed("the answer was cut")
-    headers = {name.lower(): value for name, value in response.getheaders()}
-    return Fetched(response.status, headers, b"".join(pieces))
+    return Fetched(response.status, b"".join(pieces))

@@ -150,4 +150,3 @@ def test_a_cursor_is_a_seq(text: str, seq: int) -> None:
 )
 def test_a_cursor_that_is_nonsense_means_from_the_start(text: str | None) -> None:
     assert wire.cursor(text) == -1
-    assert wire.cursor(text, default=5) == 5

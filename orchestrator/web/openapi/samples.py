@@ -149,9 +149,9 @@ KEY = f"ok_{'0' * 16}.{'A' * 43}"
 STREAM_TOKEN = {"token": "A" * 43, "expires_in": TTL_S}
 
 
-def event_stream(first: int = 0) -> str:
-    """Return the sample's events as an SSE stream, from the seq ``first`` on."""
-    frames = (wire.sse(seq, event, REQUEST_ID) for seq, event in enumerate(_log()) if seq >= first)
+def event_stream() -> str:
+    """Return the sample's events as an SSE stream."""
+    frames = (wire.sse(seq, event, REQUEST_ID) for seq, event in enumerate(_log()))
     return (wire.SSE_RETRY + b"".join(frames)).decode()
 
 
