@@ -8,7 +8,7 @@ from gunicorn import systemd
 from orchestrator import greeting, listening, logs, tls
 from orchestrator.config import environment, load
 from orchestrator.errors import ConfigError
-from orchestrator.server import raise_file_limit
+from orchestrator.server import files_for, raise_file_limit
 
 try:
     settings = load()
@@ -69,17 +69,13 @@ def ssl_context(config, default):  # type: ignore[no-untyped-def]
     return context
 
 
-# Beside client connections: two files for each running request (the upstream's socket, or a pipe),
-# and what the process itself has open.
-files = 2 * settings.concurrency + 100
-
-
 def on_starting(server):  # type: ignore[no-untyped-def]
     """Refuse what can't work, before any process is started that would fail again and again."""
     reason = unworkable(server.cfg) or unreachable(server)
     if reason:
         sys.exit(f"orchestrator: {reason}")
-    if warning := raise_file_limit(server.cfg.worker_connections + files):
+    files = server.cfg.worker_connections + files_for(settings.concurrency)
+    if warning := raise_file_limit(files):
         server.log.warning("%s", warning)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from orchestrator import __version__, config, greeting, keys_command, listening, scaled
+from orchestrator import __version__, config, greeting, keys_command, listening, logs, scaled
 from orchestrator.bootstrap import check_worker
 from orchestrator.check import Check, check_redis
 from orchestrator.errors import ConfigError
 from orchestrator.parts import LOOK_S, Parts
-from orchestrator.server import raise_file_limit
+from orchestrator.server import files_for, raise_file_limit
 from orchestrator.settings import Settings
 
 EXIT_RESERVE_S = 2
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run_scaled()
         _serve(config.load())
     except ConfigError as error:
-        sys.stderr.write(f"orchestrator: {_printable(error.message)}\n")
+        sys.stderr.write(f"orchestrator: {logs.line(error.message)}\n")
         return 1
 
 
@@ -87,17 +87,13 @@ def _path(text: str) -> str:
     return text
 
 
-def _printable(line: str) -> str:
-    """Return a line with escapes for what a terminal would obey: names come from other servers."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
-
-
 def _check_config(settings: Settings) -> int:
     if "" not in sys.path:
         # As gunicorn does: a callable may lie in the folder that the command is run in.
         sys.path.insert(0, "")
     check = Check(settings)
-    sys.stdout.writelines(f"{_printable(line)}\n" for line in check.lines)
+    # Names in it come from other servers.
+    sys.stdout.writelines(f"{logs.line(line)}\n" for line in check.lines)
     return 0 if check.ok else 1
 
 
@@ -139,8 +135,7 @@ def _work(settings: Settings) -> NoReturn:
         "--threads": settings.concurrency,
         "--worker-shutdown-timeout": 1000 * (settings.graceful_timeout_s - EXIT_RESERVE_S),
     }
-    # For each request the upstream's socket, and something it may open itself.
-    if warning := raise_file_limit(2 * settings.concurrency + 100):
+    if warning := raise_file_limit(files_for(settings.concurrency)):
         sys.stderr.write(f"orchestrator: {warning}\n")
     flat = [str(part) for pair in arguments.items() for part in pair]
     sys.stdout.flush()

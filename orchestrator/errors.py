@@ -22,6 +22,15 @@ class OrchestratorError(Exception):
         self.details = details
 
 
+class InternalError(OrchestratorError):
+    """A fault of the server itself."""
+
+    def __init__(
+        self, message: str = "The server has a fault; its log says more.", **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+
+
 class ConfigError(OrchestratorError):
     """A setting is missing or wrong; the message names it. Raised at start only."""
 
@@ -114,6 +123,15 @@ class PipelineUnavailable(NotNow):
     retry_after = 5
 
 
+class Restarting(PipelineUnavailable):
+    """The server is about to stop, and takes nothing new."""
+
+    def __init__(
+        self, message: str = "The server is restarting. Try again in a moment.", **options: Any
+    ) -> None:
+        super().__init__(message, **options)
+
+
 class RunError(OrchestratorError):
     """A run ended badly. Its code is the ``error_code`` of the failed request."""
 
@@ -158,3 +176,8 @@ class ShuttingDown(RunError):
     """The server stopped before the request could end."""
 
     code = "SHUTDOWN"
+
+    def __init__(
+        self, message: str = "The server is restarting. Submit the prompt again.", **details: Any
+    ) -> None:
+        super().__init__(message, **details)

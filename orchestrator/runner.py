@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -11,6 +11,7 @@ from operator import add
 from orchestrator.backends.base import Finish
 from orchestrator.errors import (
     DeadlineExceeded,
+    InternalError,
     NotFound,
     OrchestratorError,
     ResultExpired,
@@ -19,14 +20,12 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Cancelled, Completed, Failed, Restarted, Terminal, Token, Usage
 from orchestrator.job import Job
-from orchestrator.routing.base import Attempt, Route
+from orchestrator.routing.base import Attempt, Route, Stream
 from orchestrator.session import History
 from orchestrator.stop import Stopped, StopSignal
 from orchestrator.stores.base import Store
 
 logger = logging.getLogger("orchestrator")
-
-Stream = Generator[str | Usage | Attempt | Finish, None, None]
 
 YIELD_EVERY = 32
 """Tokens between two bows to other greenlets: a backend that never waits would starve them."""
@@ -118,7 +117,7 @@ class Runner:
     def stop_all(self) -> None:
         """Stop everything that runs here, because the process is about to end."""
         for run in list(self._running):
-            run.stop.request(ShuttingDown("The server is restarting. Submit the prompt again."))
+            run.stop.request(ShuttingDown())
 
     def _route(self, job_id: str) -> Route | None:
         """Return the way to a request's model; None where it is for others to run."""
@@ -147,7 +146,7 @@ class Runner:
                 logger.warning("request %s failed: %s %s", job.id, error.code, error.details)
                 return _failed(error)
             logger.exception("request %s: the backend %s is faulty", job.id, route.name)
-            return _failed(_fault())
+            return _failed(InternalError())
 
     def _end(self, job: Job, end: Terminal) -> Sequence[Job]:
         """End a request; where its answer can't be kept, as failed: its session must go on."""
@@ -157,7 +156,7 @@ class Runner:
             raise
         except Exception:
             logger.exception("request %s: its end could not be kept", job.id)
-            return self._store.finish(job.id, _failed(_fault()), job.run).ready
+            return self._store.finish(job.id, _failed(InternalError()), job.run).ready
 
     def _relay(self, job: Job, stream: Stream, run: _Run) -> Terminal:
         chunk = 0
@@ -197,10 +196,6 @@ class Runner:
             goes_on = self._store.attempt(job.id, number, attempt.backend, job.run)
         if not goes_on:
             raise Stopped
-
-
-def _fault() -> OrchestratorError:
-    return OrchestratorError("The server has a fault; its log says more.")
 
 
 def _too_late() -> DeadlineExceeded:

@@ -4,13 +4,11 @@ import contextlib
 import shutil
 import signal
 import socket
-import ssl
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 
+from orchestrator import probe
 from orchestrator.errors import ConfigError
 from orchestrator.parts import LOOK_S, Parts, say
 from orchestrator.settings import Settings
@@ -61,7 +59,7 @@ class Scaled:
             is_up = ready_by is None
             if not (self._store.tend(is_up) and self._service.tend(is_up)):
                 return 1
-            if ready_by and self._is_ready():
+            if ready_by and probe.answers(self._settings, "/health/ready"):
                 ready_by = None
                 say(f"{greeting}{self._processes()}\n")
             elif ready_by and time.monotonic() > ready_by:
@@ -79,18 +77,6 @@ class Scaled:
             f"  kill -9 -- -{worker}",
         ]
         return "\n".join(lines) + "\n"
-
-    def _is_ready(self) -> bool:
-        # Of this machine, past any proxy, and by TLS with whatever certificate.
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}),
-            urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),
-        )
-        try:
-            with opener.open(f"{self._settings.address}/health/ready", timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
 
 
 @contextlib.contextmanager

@@ -35,8 +35,9 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from orchestrator import headers
 from orchestrator.body import Body
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, InternalError, InvalidRequest, OrchestratorError
 from orchestrator.head import Response
+from orchestrator.views import error_view
 
 IO_TIMEOUT_S = 5.0
 """How long a client may take to read or send anything at all, to shake hands, and to send the head
@@ -72,9 +73,8 @@ wsgi.Response = Response
 _NativeSocket = get_original("socket", "socket")
 
 
-def _refusal(status: str, code: str, message: str) -> bytes:
-    error = {"code": code, "message": message, "details": {}}
-    body = orjson.dumps({"error": error})
+def _refusal(status: str, error: OrchestratorError) -> bytes:
+    body = orjson.dumps(error_view(error.code, error.message))
     sent = [
         ("Server", headers.SERVER),
         ("Connection", "close"),
@@ -89,22 +89,28 @@ def _refusal(status: str, code: str, message: str) -> bytes:
 
 NOT_HTTP = _refusal(
     "400 Bad Request",
-    "INVALID_REQUEST",
-    "This is not HTTP as it should be. Look at what sends it, or at a proxy on the way.",
+    InvalidRequest(
+        "This is not HTTP as it should be. Look at what sends it, or at a proxy on the way."
+    ),
 )
 TOO_LARGE: dict[type[BaseException], bytes] = {
     LimitRequestLine: _refusal(
-        "414 URI Too Long", "INVALID_REQUEST", "The address is too long. Send 8 KiB at most."
+        "414 URI Too Long", InvalidRequest("The address is too long. Send 8 KiB at most.")
     ),
     LimitRequestHeaders: _refusal(
         "431 Request Header Fields Too Large",
-        "INVALID_REQUEST",
-        "The headers are too large. Send 64 at most, and 8 KiB in each.",
+        InvalidRequest("The headers are too large. Send 64 at most, and 8 KiB in each."),
     ),
 }
-FAULT = _refusal(
-    "500 Internal Server Error", "INTERNAL", "The server has a fault; its log says more."
-)
+FAULT = _refusal("500 Internal Server Error", InternalError())
+
+
+def files_for(runs: int) -> int:
+    """Return how many files may be open for so many running requests, and the process itself.
+
+    Two for each: the upstream's socket, or a pipe, and one that it may open besides.
+    """
+    return 2 * runs + 100
 
 
 def raise_file_limit(wanted: int) -> str | None:

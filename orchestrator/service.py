@@ -10,7 +10,13 @@ from functools import partial
 from typing import TypeVar
 
 from orchestrator.dispatch.base import Dispatcher
-from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, ShuttingDown
+from orchestrator.errors import (
+    NotFound,
+    PipelineUnavailable,
+    Restarting,
+    ResultExpired,
+    ShuttingDown,
+)
 from orchestrator.events import Failed
 from orchestrator.ids import new_id
 from orchestrator.job import GenerateRequest, Job, Status, quoted, session_of
@@ -92,7 +98,7 @@ class Service:
     def check(self) -> None:
         """Raise PipelineUnavailable while nothing new can be taken."""
         if self.is_draining:
-            raise PipelineUnavailable("The server is restarting. Try again in a moment.")
+            raise Restarting
         self._dispatcher.check()
 
     def submit(
@@ -268,7 +274,7 @@ class Service:
 
     def _end_the_rest(self) -> None:
         """End what is live, also what was just being accepted; each is tried once."""
-        reason = ShuttingDown("The server is restarting. Submit the prompt again.")
+        reason = ShuttingDown()
         end = Failed(reason.code, reason.message)
         tried: set[str] = set()
         while left := [job for job in self._store.live() if job.id not in tried]:

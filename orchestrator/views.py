@@ -15,6 +15,11 @@ def timestamp(seconds: float | None) -> str | None:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
+def error_view(code: str, message: str, details: Json | None = None) -> Json:
+    """Return what is answered with where something went wrong."""
+    return {"error": {"code": code, "message": message, "details": details or {}}}
+
+
 def accepted_view(request_id: str, session_id: str) -> Json:
     """Return what a submit is answered with."""
     return {

@@ -1,7 +1,5 @@
 """Events as clients read them: SSE frames, WebSocket frames, and items of the events page."""
 
-from typing import Any
-
 import orjson
 
 from orchestrator.events import (
@@ -15,11 +13,10 @@ from orchestrator.events import (
     Token,
 )
 from orchestrator.job import Job, Status
+from orchestrator.strict_json import Json
 
 SSE_RETRY = b"retry: 2000\n\n"
 SSE_PING = b": ping\n\n"
-
-Json = dict[str, Any]
 
 
 def sse(seq: int, event: Event, job_id: str) -> bytes:

@@ -31,7 +31,7 @@ FLOORS: dict[str, list[str]] = {
         "settings",
         "config greeting",
     ],
-    "words": ["answers strict_json wire", "schemas views", "frames"],
+    "words": ["answers strict_json", "schemas views wire", "frames"],
     "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "credentials": [
         "auth limits",
@@ -83,7 +83,8 @@ FLOORS: dict[str, list[str]] = {
     "engine": ["runner"],
     "dispatch": [
         "dispatch",
-        "dispatch.base dispatch.line",
+        "dispatch.base",
+        "dispatch.line",
         "dispatch.pool dispatch.dramatiq dispatch.dramatiq.consumer",
         "dispatch.dramatiq.broker",
         "dispatch.dramatiq.dispatcher dispatch.dramatiq.intake",
@@ -92,7 +93,7 @@ FLOORS: dict[str, list[str]] = {
     "rules": ["service limits.limiter"],
     "root": ["makers", "bootstrap entrance", "limiter", "check keys_command"],
     "doors": [
-        "body head",
+        "body head probe",
         "web.connections web.dates web.hosts web.json_io web.origins web.params web.request "
         "web.routes",
         "web.ws_guard",

@@ -1,7 +1,7 @@
 """Anthropic's Messages API, streamed, and any server that speaks it."""
 
 import json
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Unpack
 
@@ -14,7 +14,7 @@ from orchestrator.backends.answer import (
     parsed,
     wants_a_tool,
 )
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Message, Pieces
 from orchestrator.backends.refusals import quoted, refusal, reported
 from orchestrator.backends.upstream import Limits, Upstream
 from orchestrator.errors import RunError, UpstreamRejected, UpstreamTruncated
@@ -69,7 +69,7 @@ class AnthropicBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Finish, None, None]:
+    ) -> Pieces:
         """Yield the answer as it comes.
 
         Raises UpstreamTimeout, UpstreamRejected, UpstreamTruncated, UpstreamError or Stopped.

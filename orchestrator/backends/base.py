@@ -23,6 +23,10 @@ class Finish(NamedTuple):
     usage: Usage | None = None
 
 
+Pieces = Generator[str | Usage | Finish, None, None]
+"""An answer as a backend gives it: see Backend.stream."""
+
+
 class Backend(Protocol):
     """A model that answers in pieces.
 
@@ -33,7 +37,7 @@ class Backend(Protocol):
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Finish, None, None]:
+    ) -> Pieces:
         """Yield pieces of text, then one Finish.
 
         An empty piece before the first says that the answer has begun: the model thinks.

@@ -2,9 +2,9 @@
 
 import re
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Finish, Message, Pieces
 from orchestrator.events import FinishReason, Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
@@ -25,7 +25,7 @@ class EchoBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Finish, None, None]:
+    ) -> Pieces:
         earlier = sum([message.role != "system" for message in messages]) - 1
         opening = f"Echo after {earlier} messages:" if earlier else "Echo:"
         words = _WORDS.findall(f"{opening} {request.prompt}")

@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's chat completions, streamed."""
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from orchestrator.backends.answer import (
@@ -13,7 +13,7 @@ from orchestrator.backends.answer import (
     parsed,
     wants_a_tool,
 )
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Message, Pieces
 from orchestrator.backends.reasons import reason_of
 from orchestrator.backends.refusals import quoted, refusal, reported
 from orchestrator.backends.upstream import Limits, Upstream
@@ -56,7 +56,7 @@ class OpenAIBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Finish, None, None]:
+    ) -> Pieces:
         """Yield the answer as it comes.
 
         Raises UpstreamTimeout, UpstreamRejected, UpstreamTruncated, UpstreamError or Stopped.

@@ -4,12 +4,12 @@ import importlib
 import inspect
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Finish, Message, Pieces
 from orchestrator.backends.native import Channel, NativeThreads
 from orchestrator.backends.text import AnswerText
 from orchestrator.errors import ConfigError, UpstreamError
@@ -65,7 +65,7 @@ class PythonBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Finish, None, None]:
+    ) -> Pieces:
         """Yield the callable's texts. Raises UpstreamError or Stopped."""
         channel = Channel()
 

@@ -5,6 +5,9 @@ from typing import Protocol
 from orchestrator.job import Job, Priority
 from orchestrator.routing.base import Route
 
+PATIENCE_S = 20.0
+"""After this long a request takes turns with higher priorities, so that none waits for ever."""
+
 
 class Dispatcher(Protocol):
     """Takes jobs whose turn it is and has each run once."""

@@ -7,11 +7,9 @@ from collections.abc import Hashable, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
+from orchestrator.dispatch.base import PATIENCE_S
 from orchestrator.job import Job, Priority
 from orchestrator.routing.base import Admission, Gate
-
-PATIENCE_S = 20.0
-"""After this long a request is served in turn with higher priorities: well within 30 s."""
 
 _RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 _JOINING = ""

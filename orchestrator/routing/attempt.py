@@ -1,10 +1,9 @@
 """One attempt at a target, and what its breaker is told of it."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Finish, Message, Pieces
 from orchestrator.errors import DeadlineExceeded, RunError, UpstreamRejected, UpstreamTruncated
-from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.routing.breaker import Permit
 from orchestrator.routing.silence import Patience, Silence
@@ -76,7 +75,7 @@ def ask(
     stop: StopSignal,
     failures: Failures,
     patience: Patience | None = None,
-) -> Generator[str | Usage | Finish, None, None]:
+) -> Pieces:
     """Make one attempt, and report how it goes, but for its failure. Raises Silence too."""
     permit, begun = entry.permit, False
     signal = patience.signal if patience else stop

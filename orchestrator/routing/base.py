@@ -22,6 +22,11 @@ class Attempt:
     backend: str
 
 
+Item = str | Usage | Attempt | Finish
+Stream = Generator[Item, None, None]
+"""An answer as a route gives it: see Route.stream."""
+
+
 class Route(Protocol):
     """Whoever answers for a model. Every backend is one, of one attempt."""
 
@@ -32,7 +37,7 @@ class Route(Protocol):
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
+    ) -> Stream:
         """Yield pieces of text and one Finish, as a Backend does, with Attempts between them.
 
         A Usage is what the attempt has cost so far, each in place of its last one.

@@ -2,12 +2,12 @@
 
 import contextlib
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 from orchestrator.backends.base import Finish, Message
-from orchestrator.events import FinishReason, Usage
+from orchestrator.events import FinishReason
 from orchestrator.job import GenerateRequest, Reuse
-from orchestrator.routing.base import Attempt, Route
+from orchestrator.routing.base import Attempt, Route, Stream
 from orchestrator.routing.key import key_of
 from orchestrator.stop import StopSignal
 from orchestrator.stores.base import Answer, Cache
@@ -29,7 +29,7 @@ class Recorded:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
+    ) -> Stream:
         yield Attempt(0, self.name)
         yield from self._answer.pieces
         yield Finish(self._answer.finish_reason, self._answer.usage)
@@ -56,7 +56,7 @@ class Cached:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
+    ) -> Stream:
         """Yield a kept answer, or the inner route's."""
         if request.reuse is Reuse.NEVER:
             yield from self._inner.stream(request, messages, stop)
@@ -71,9 +71,7 @@ class Cached:
         answer = self._cache.get(key)
         return Recorded(answer) if answer else None
 
-    def _recording(
-        self, key: bytes, stream: Generator[str | Usage | Attempt | Finish, None, None]
-    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
+    def _recording(self, key: bytes, stream: Stream) -> Stream:
         backend, size = self.name, 0
         pieces: list[str] = []
         with contextlib.closing(stream):

@@ -5,14 +5,13 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
 from orchestrator.backends.base import Finish, Message
-from orchestrator.errors import OrchestratorError, PipelineUnavailable
-from orchestrator.events import Usage
+from orchestrator.errors import InternalError, OrchestratorError, PipelineUnavailable
 from orchestrator.job import GenerateRequest, Reuse
-from orchestrator.routing.base import Admission, Attempt, Route
+from orchestrator.routing.base import Admission, Item, Route, Stream
 from orchestrator.routing.key import key_of, likeness
 from orchestrator.stop import StopSignal
 
@@ -29,9 +28,8 @@ ITEM_COST = 64
 YIELD_EVERY = 32
 """Items between two bows to other greenlets: a backend that never waits would starve them."""
 
-Item = str | Usage | Attempt | Finish
 Key = tuple[bytes, float]
-Ask = Callable[[], Generator[Item, None, None]]
+Ask = Callable[[], Stream]
 
 
 class Coalesced:
@@ -70,7 +68,7 @@ class Coalesced:
         messages: Sequence[Message],
         stop: StopSignal,
         admission: Admission | None = None,
-    ) -> Generator[Item, None, None]:
+    ) -> Stream:
         """Yield the answer of a call that is under way, or of a new one, by ``admission``."""
         inner = admission.route if admission else self._inner
         if request.reuse is not Reuse.ALLOWED:
@@ -139,7 +137,7 @@ class Coalesced:
             last = self._fault(call, error)
         self._end(key, call, last)
 
-    def _relay(self, key: Key, call: "_Call", stream: Generator[Item, None, None]) -> Finish | None:
+    def _relay(self, key: Key, call: "_Call", stream: Stream) -> Finish | None:
         for count, item in enumerate(stream, 1):
             call.stop.check()
             if isinstance(item, Finish):
@@ -159,7 +157,7 @@ class Coalesced:
         if isinstance(error, OrchestratorError):
             return error
         logger.error("the backend %s is faulty", self.name, exc_info=error)
-        return OrchestratorError("The server has a fault; its log says more.")
+        return InternalError()
 
     def _end(self, key: Key, call: "_Call", last: Finish | OrchestratorError | None) -> None:
         with self._lock:
@@ -182,7 +180,7 @@ class Admitted:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[Item, None, None]:
+    ) -> Stream:
         """Yield the answer of a call that is under way, or of a new one."""
         return self._coalesced.stream(request, messages, stop, self._admission)
 

@@ -4,14 +4,13 @@ import copy
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Message
 from orchestrator.errors import RunError, UpstreamError
-from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.routing.attempt import Failures, ask
-from orchestrator.routing.base import Admission, Attempt
+from orchestrator.routing.base import Admission, Attempt, Stream
 from orchestrator.routing.choice import Choice
 from orchestrator.routing.outage import unavailable
 from orchestrator.routing.retry import Plan, Policy, Step
@@ -86,7 +85,7 @@ class Failover:
         messages: Sequence[Message],
         stop: StopSignal,
         held: "_Held | None" = None,
-    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
+    ) -> Stream:
         """Yield the answer. Raises the most telling attempt's RunError, or Stopped.
 
         The first attempt takes the place that is ``held``.
@@ -145,7 +144,7 @@ class _Held:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Attempt | Finish, None, None]:
+    ) -> Stream:
         return self._route.stream(request, messages, stop, self)
 
     def take(self) -> Entry | None:

@@ -29,6 +29,12 @@ LIST_BYTES = 1024 * 1024
 """With so many bytes of results a page of a list is full."""
 
 
+def number_of(cursor: str | None) -> int | None:
+    """Return the number that a cursor of a list is; None where it is none."""
+    is_number = cursor is not None and cursor.isascii() and cursor.isdigit() and len(cursor) < 20
+    return int(cursor or 0) if is_number else None
+
+
 @dataclass(frozen=True, slots=True)
 class Idempotency:
     """A client's key with the digest of the body that came with it."""

@@ -9,7 +9,7 @@ from itertools import islice
 from orchestrator.job import Job, OnBusy, Status, tenant_of
 from orchestrator.session import History, Session, SessionHead
 from orchestrator.stores import refusals
-from orchestrator.stores.base import Listing
+from orchestrator.stores.base import Listing, number_of
 from orchestrator.stores.order import OrderedIds
 
 SESSION_BYTES = 600
@@ -155,8 +155,7 @@ class Sessions:
 
     def page(self, limit: int, cursor: str | None, tenant: str) -> Listing[SessionHead]:
         """List a tenant's sessions, last used first."""
-        before = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 20 else None
-        sessions = self._tenants.get(tenant, _Tenant()).before(before)
+        sessions = self._tenants.get(tenant, _Tenant()).before(number_of(cursor))
         listed = list(islice(sessions, limit))
         following = str(listed[-1].used) if listed and any(True for _ in sessions) else None
         return Listing([self._view(session) for session in listed], following)

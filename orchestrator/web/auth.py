@@ -71,6 +71,4 @@ def stream_token(request_id: str) -> Response:
     entrance = context().entrance
     context().service.get(request_id, tenant())
     token = tickets.issue(entrance.tickets, request_id, caller()) if entrance else ""
-    response = json_response({"token": token, "expires_in": TTL_S})
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response({"token": token, "expires_in": TTL_S})

@@ -2,13 +2,14 @@
 
 import logging
 from http import HTTPStatus
-from typing import Any
 
 from flask import Flask, Response
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 from werkzeug.routing import WebsocketMismatch
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import InternalError, OrchestratorError
+from orchestrator.strict_json import Json
+from orchestrator.views import error_view
 from orchestrator.web.json_io import json_response
 
 logger = logging.getLogger("orchestrator")
@@ -42,11 +43,10 @@ _CODES = {
 
 
 def envelope(
-    code: str, message: str, status: int | None = None, details: dict[str, Any] | None = None
+    code: str, message: str, status: int | None = None, details: Json | None = None
 ) -> Response:
     """Return the error envelope as a response; the status follows from the code."""
-    body = {"error": {"code": code, "message": message, "details": details or {}}}
-    return json_response(body, status or STATUS[code])
+    return json_response(error_view(code, message, details), status or STATUS[code])
 
 
 def of_error(error: OrchestratorError) -> Response:
@@ -97,4 +97,4 @@ def _of_cut_body(error: ClientDisconnected) -> Response:
 
 def _of_fault(error: Exception) -> Response:
     logger.error("a fault while answering", exc_info=error)
-    return envelope("INTERNAL", "The server has a fault; its log says more.")
+    return of_error(InternalError())

@@ -14,7 +14,6 @@ from orchestrator.strict_json import MAX_BODY, Json, parse_object
 JSON = "application/json"
 TOO_LARGE = "The body is larger than 1 MiB. Send a shorter prompt."
 PIECE = 64 * 1024
-"""What is written at once, at most: a slow reader has its time for each such piece."""
 
 
 class ApiResponse(Response):
@@ -54,13 +53,17 @@ class PageResponse(ApiResponse):
         self.headers["Cache-Control"] = "no-cache"
 
 
+def pieces_of(body: bytes) -> list[bytes]:
+    """Return a body as what is written at once: a slow reader has its time for each piece."""
+    if len(body) <= PIECE:
+        return [body]
+    return [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
+
+
 def json_response(value: object, status: int = 200) -> ApiResponse:
     """Return ``value`` as a JSON answer."""
-    body = orjson.dumps(value)
-    pieces = [body]
-    if len(body) > PIECE:
-        pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
     # Passed on as it is: nothing in it is to be encoded, or closed.
+    pieces = pieces_of(orjson.dumps(value))
     return ApiResponse(pieces, status, content_type=JSON, direct_passthrough=True)
 
 

@@ -14,7 +14,7 @@ from orchestrator.ids import created_at
 from orchestrator.job import GenerateRequest, Job, Status, session_id_of
 from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
 from orchestrator.service import START
-from orchestrator.stores.base import Idempotency, Submission
+from orchestrator.stores.base import Idempotency, Submission, number_of
 from orchestrator.strict_json import Json
 from orchestrator.views import (
     accepted_view,
@@ -163,7 +163,7 @@ def models() -> Response:
 @bp.get("/sessions")
 def sessions() -> Response:
     """List sessions, last used first."""
-    listing = context().service.sessions(*_page(asked(), _is_count), tenant=tenant())
+    listing = context().service.sessions(*_page(asked(), _is_number), tenant=tenant())
     return _listing([session_view(session) for session in listing.items], listing.next_cursor)
 
 
@@ -282,8 +282,8 @@ def _applied(response: Response, wait: params.Wait) -> Response:
     return response
 
 
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 20
+def _is_number(text: str) -> bool:
+    return number_of(text) is not None
 
 
 def _is_request_id(text: str) -> bool:

@@ -11,8 +11,9 @@ import pytest
 import redis as redis_client
 
 from orchestrator.backends.echo import EchoBackend
+from orchestrator.dispatch.base import PATIENCE_S
 from orchestrator.dispatch.dramatiq.broker import HEARTBEAT_TIMEOUT_MS, QUEUES, Broker
-from orchestrator.dispatch.dramatiq.dispatcher import PATIENCE_S, DramatiqDispatcher
+from orchestrator.dispatch.dramatiq.dispatcher import DramatiqDispatcher
 from orchestrator.dispatch.dramatiq.duties import Duties
 from orchestrator.dispatch.dramatiq.intake import IDLE_S, Intake
 from orchestrator.errors import PipelineUnavailable

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.backends.base import Finish, Message
 from orchestrator.errors import (
     DeadlineExceeded,
+    InternalError,
     OrchestratorError,
     PipelineUnavailable,
     UpstreamError,
@@ -257,7 +258,7 @@ def test_a_fault_of_the_backend_leaves_nobody_waiting(caplog: pytest.LogCaptureF
     inner.say(ZeroDivisionError("oh"))
     listener = Listener(route)
     listener.end()
-    assert type(listener.error) is OrchestratorError
+    assert type(listener.error) is InternalError
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -1,13 +1,12 @@
 """A local model: llama.cpp in a child process, asked over loopback like any other server."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Unpack
 
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Message, Pieces
 from orchestrator.backends.engine.process import EngineProcess
 from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.backends.upstream import Limits
-from orchestrator.events import Usage
 from orchestrator.job import GenerateRequest
 from orchestrator.stop import StopSignal
 
@@ -31,7 +30,7 @@ class EngineBackend:
 
     def stream(
         self, request: GenerateRequest, messages: Sequence[Message], stop: StopSignal
-    ) -> Generator[str | Usage | Finish, None, None]:
+    ) -> Pieces:
         """Yield the answer as it comes. Raises what OpenAIBackend does."""
         with self._process.slot(stop, self._limits["first_token_timeout_s"]) as address:
             client = OpenAIBackend(

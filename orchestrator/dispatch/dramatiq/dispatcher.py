@@ -5,6 +5,7 @@ import time
 
 import redis
 
+from orchestrator.dispatch.base import PATIENCE_S
 from orchestrator.dispatch.dramatiq.broker import OVERDUE, Broker
 from orchestrator.errors import ConfigError, OrchestratorError, PipelineUnavailable
 from orchestrator.job import Job, Priority
@@ -14,8 +15,6 @@ from orchestrator.stores.base import SEEN_S, LeasedStore
 
 logger = logging.getLogger("orchestrator")
 
-PATIENCE_S = 20.0
-"""After this long a request is sent as overdue: well within 30 s of waiting behind others."""
 TRUST_S = 1.0
 """How long a worker that was seen is taken to be there."""
 RETRY_AFTER_S = 5

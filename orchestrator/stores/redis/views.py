@@ -10,7 +10,7 @@ from orchestrator.ids import created_at
 from orchestrator.job import Job, Priority, Status, quoted
 from orchestrator.session import Session, SessionHead
 from orchestrator.stores import refusals
-from orchestrator.stores.base import LIST_BYTES, SCAN_LIMIT, Listing, LogPage, Place
+from orchestrator.stores.base import LIST_BYTES, SCAN_LIMIT, Listing, LogPage, Place, number_of
 from orchestrator.stores.redis import codec, keys, scripts
 from orchestrator.stores.redis.hub import Hub, Topic
 from orchestrator.stores.redis.link import Argument, Link
@@ -123,8 +123,8 @@ class Views:
         return codec.load_session(session, codec.pairs(flat), turns, active)
 
     def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[SessionHead]:
-        is_number = cursor is not None and cursor.isdecimal() and len(cursor) < 20
-        before: float = int(cursor or 0) if is_number else math.inf
+        number = number_of(cursor)
+        before = math.inf if number is None else number
         flat = self._call(scripts.SESSIONS, "", before, limit + 1, quoted(tenant))
         names = [name.decode() for name in flat[: 2 * limit : 2]]
         calls = [(scripts.SESSION_HEAD, (*self._head(""), name)) for name in names]

@@ -9,7 +9,7 @@ from markupsafe import escape
 from orchestrator.headers import of_page
 from orchestrator.web import dates
 from orchestrator.web.docs.view import View
-from orchestrator.web.json_io import PIECE, PageResponse
+from orchestrator.web.json_io import PageResponse, pieces_of
 from orchestrator.web.openapi.document import document, models
 
 HERE = "localhost:8080"
@@ -30,9 +30,7 @@ def page() -> Response:
     secure = "s" if request.is_secure else ""
     for scheme in ("http", "ws"):
         html = html.replace(f"{scheme}://{HERE}", f"{scheme}{secure}://{escape(request.host)}")
-    body = html.encode()
-    pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
-    response = _Page(pieces)
+    response = _Page(pieces_of(html.encode()))
     response.add_etag()
     response.make_conditional(request)
     return response

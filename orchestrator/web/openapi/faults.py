@@ -9,6 +9,7 @@ from orchestrator.errors import (
     Forbidden,
     IdempotencyKeyReused,
     InProgress,
+    InternalError,
     InvalidRequest,
     NotAcceptable,
     NotFound,
@@ -16,6 +17,7 @@ from orchestrator.errors import (
     PayloadTooLarge,
     PipelineUnavailable,
     RateLimited,
+    Restarting,
     ResultExpired,
     SessionBusy,
     Unauthorized,
@@ -248,17 +250,12 @@ FAULTS: dict[str, Fault] = {
         _ID | {"cause": FAILED_JOB.error_code, "stage": FAILED_JOB.error_stage},
         STATUS["PROCESSING_FAILED"],
     ),
-    "internal": _of(
-        "A fault of the server.", OrchestratorError("The server has a fault; its log says more.")
-    ),
+    "internal": _of("A fault of the server.", InternalError()),
     "queue_full": _of(
         "The queue or the memory is full.",
         PipelineUnavailable("10000 requests are waiting already. Try again later."),
     ),
-    "restarting": _of(
-        "The server is about to stop.",
-        PipelineUnavailable("The server is restarting. Try again in a moment."),
-    ),
+    "restarting": _of("The server is about to stop.", Restarting()),
     "no_worker": _of(
         "Requests are run by workers, and there is none.",
         PipelineUnavailable(
