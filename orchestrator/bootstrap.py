@@ -174,16 +174,16 @@ class Routes:
         order = Order(table, name.model, timeouts, concurrency, self._engines, where)
         if order not in self._backends:
             self._backends[order] = MAKERS[table.kind].make(order)
-        public = TargetName(name.backend, KINDS[table.kind].shown(name.model))
-        shown = str(public) if self._settings.routes else name.backend
+        public = TargetName(name.backend, KINDS[table.kind].public_name(name.model))
+        title = str(public) if self._settings.routes else name.backend
         slots = self._slots[name.backend]
         silence_s = timeouts.silence_s if KINDS[table.kind].names_models else math.inf
-        return Target(shown, self._backends[order], self._breaker(name, shown), slots, silence_s)
+        return Target(title, self._backends[order], self._breaker(name, title), slots, silence_s)
 
-    def _breaker(self, name: TargetName, shown: str) -> Breaker:
+    def _breaker(self, name: TargetName, title: str) -> Breaker:
         if name not in self._breakers:
             tell = partial(self._alarms.note, str(name)) if self._alarms else None
-            self._breakers[name] = Breaker(shown, tell=tell)
+            self._breakers[name] = Breaker(title, tell=tell)
         return self._breakers[name]
 
 
@@ -214,7 +214,7 @@ def _service_in_memory(settings: Settings, routes: Routes) -> Service:
     return Service(store, pool, routes.models, close=routes.close)
 
 
-def check_worker(settings: Settings) -> str:
+def redis_of_worker(settings: Settings) -> str:
     """Return where a worker's requests are. Raises ConfigError where it can have none."""
     if not settings.redis_url:
         raise ConfigError(
@@ -226,7 +226,7 @@ def check_worker(settings: Settings) -> str:
 
 def build_worker(settings: Settings) -> Broker:
     """Return the broker whose messages this process is to run. Raises ConfigError."""
-    url = check_worker(settings)
+    url = redis_of_worker(settings)
     routes = Routes(settings)
     store = _redis_store(url, settings, WORKER_PATIENCE_S)
     runner = Runner(store, routes.of.__getitem__)

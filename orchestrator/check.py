@@ -11,7 +11,7 @@ from orchestrator.rate import parse
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
 from orchestrator.settings import Settings
 from orchestrator.stores.redis.store import RedisStore
-from orchestrator.urls import shown
+from orchestrator.urls import without_secrets
 
 SHOWN_MODELS = 10
 
@@ -40,24 +40,28 @@ def check_redis(settings: Settings) -> Sequence[str]:
 
 
 class Check:
-    """Looks at the backends of ``settings``, at no cost. Raises ConfigError where they can't be.
-
-    ``lines`` are for people; ``ok`` says whether every backend answers, and Redis where one is set.
-    """
+    """A look at what ``settings`` name. ``ok`` says whether every backend and Redis answered."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError where the settings can't be served."""
         if settings.tls_cert and (fault := tls.fault(settings.tls_cert, settings.tls_key)):
             raise ConfigError(fault)
         Routes(settings)
         self._settings = settings
         self._file = routes_file(settings)
         self.ok = True
-        self.lines = [self._file.path, *self._backends(), *self._models(), *self._redis()]
+
+    def lines(self) -> Iterator[str]:
+        """Ask every backend, and Redis; yield what comes of it, for people to read."""
+        yield self._file.path
+        yield from self._backends()
+        yield from self._models()
+        yield from self._redis()
 
     def _backends(self) -> Iterator[str]:
         yield "Backends:"
         for table in self._file.backends.values():
-            place = f" at {shown(table.base_url)}" if table.base_url else ""
+            place = f" at {without_secrets(table.base_url)}" if table.base_url else ""
             limit = table.max_concurrency
             most = f", at most {limit} requests at once" if limit else ""
             yield f"  {table.name}: {table.kind}{place}{most}: {self._state(table)}"
@@ -76,8 +80,8 @@ class Check:
         missing = [name for name in _models_at(self._file, table.name) if name not in known]
         if not missing:
             return "answers."
-        shown = ", ".join(known[:SHOWN_MODELS]) + (", ..." if len(known) > SHOWN_MODELS else "")
-        return f"answers, but does not list {', '.join(missing)}; it lists {shown}."
+        listed = ", ".join(known[:SHOWN_MODELS]) + (", ..." if len(known) > SHOWN_MODELS else "")
+        return f"answers, but does not list {', '.join(missing)}; it lists {listed}."
 
     def _models(self) -> Iterator[str]:
         yield "Models:"
@@ -118,14 +122,15 @@ class Check:
         if not self._settings.redis_url:
             return
         yield "Redis:"
-        place = shown(self._settings.redis_url)
+        place = without_secrets(self._settings.redis_url)
         try:
             advice = check_redis(self._settings)
         except ConfigError as error:
             self.ok = False
             yield f"  {place}: FAILS: {error.message}"
             return
-        yield f"  {place}: answers. Messages to workers: {shown(self._settings.queue_url)}"
+        queue = without_secrets(self._settings.queue_url)
+        yield f"  {place}: answers. Messages to workers: {queue}"
         yield from (f"    {sentence}" for sentence in advice)
 
 

@@ -7,12 +7,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from orchestrator import __version__, config, greeting, keys_command, listening, logs, scaled
-from orchestrator.bootstrap import check_worker
+from orchestrator.bootstrap import redis_of_worker
 from orchestrator.check import Check, check_redis
 from orchestrator.errors import ConfigError
 from orchestrator.parts import LOOK_S, Parts
@@ -23,53 +23,52 @@ EXIT_RESERVE_S = 2
 """What of graceful_timeout is kept for a worker to go."""
 WORKER = [sys.executable, "-m", "orchestrator", "worker"]
 
+Options = argparse.Namespace
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except ConfigError as error:
+        sys.stderr.write(f"orchestrator: {logs.line(error.message)}\n")
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return what reads the command line: ``run`` of its options is what to do."""
     parser = argparse.ArgumentParser(prog="orchestrator", description="LLM orchestrator web API")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("serve", help="serve the API; settings come from the environment")
-    worker = commands.add_parser(
-        "worker", help="run requests that web processes keep in Redis; needs REDIS_URL"
-    )
+
+    def add(name: str, run: Callable[[Options], int], help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help)
+        command.set_defaults(run=run)
+        return command
+
+    add("serve", _serve, "serve the API; settings come from the environment")
+    worker = add("worker", _work, "run requests that web processes keep in Redis; needs REDIS_URL")
     worker.add_argument("--processes", type=_count, default=1, help="how many workers (default: 1)")
-    commands.add_parser(
+    add(
         "run-scaled",
-        help="two web processes and two workers, with a Redis of their own where REDIS_URL is not "
-        "set",
+        _run_scaled,
+        "two web processes and two workers, with a Redis of their own where REDIS_URL is not set",
     )
-    commands.add_parser("settings", help="list the settings as a Markdown table")
-    check = commands.add_parser(
+    add("settings", _settings, "list the settings as a Markdown table")
+    check = add(
         "check-config",
-        help="say what the configuration means, and whether its backends and Redis answer",
+        _check_config,
+        "say what the configuration means, and whether its backends and Redis answer",
     )
     check.add_argument(
         "--file",
         type=_path,
         help="a TOML file, in place of the one ORCHESTRATOR_CONFIG names",
     )
-    keys_command.describe(commands.add_parser("keys", help="create, list and revoke API keys"))
-    options = parser.parse_args(arguments)
-    command = options.command
-    if command == "settings":
-        sys.stdout.write(config.table())
-        return 0
-    try:
-        if command == "check-config":
-            return _check_config(config.load(routes=options.file))
-        if command == "keys":
-            return keys_command.run(config.load(), options)
-        if command == "worker":
-            if options.processes > 1:
-                return _work_together(config.load(), options.processes)
-            _work(config.load())
-        if command == "run-scaled":
-            return _run_scaled()
-        _serve(config.load())
-    except ConfigError as error:
-        sys.stderr.write(f"orchestrator: {logs.line(error.message)}\n")
-        return 1
+    keys_command.describe(add("keys", _keys, "create, list and revoke API keys"))
+    return parser
 
 
 def _count(text: str) -> int:
@@ -87,17 +86,28 @@ def _path(text: str) -> str:
     return text
 
 
-def _check_config(settings: Settings) -> int:
+def _settings(options: Options) -> int:
+    sys.stdout.write(config.table())
+    return 0
+
+
+def _keys(options: Options) -> int:
+    return keys_command.run(config.load(), options)
+
+
+def _check_config(options: Options) -> int:
+    settings = config.load(routes=options.file)
     if "" not in sys.path:
         # As gunicorn does: a callable may lie in the folder that the command is run in.
         sys.path.insert(0, "")
     check = Check(settings)
     # Names in it come from other servers.
-    sys.stdout.writelines(f"{logs.line(line)}\n" for line in check.lines)
+    sys.stdout.writelines(f"{logs.line(line)}\n" for line in check.lines())
     return 0 if check.ok else 1
 
 
-def _serve(settings: Settings) -> NoReturn:
+def _serve(options: Options) -> NoReturn:
+    settings = config.load()
     _check_address(settings)
     # As a program of its own: what this one has imported, gevent could no longer patch.
     command = _server()
@@ -110,9 +120,8 @@ def _server() -> list[str]:
     return [_script("gunicorn"), "--config", conf, "orchestrator.web:create_app()"]
 
 
-def _work_together(settings: Settings, count: int) -> int:
+def _keep_workers(settings: Settings, count: int) -> int:
     """Keep workers, each by itself: Dramatiq ends all of its processes when one of them dies."""
-    check_worker(settings)
     workers = Parts(config.environment())
     workers.listen()
     try:
@@ -127,8 +136,15 @@ def _work_together(settings: Settings, count: int) -> int:
         workers.end(hurry_s=math.inf, kill_s=settings.graceful_timeout_s + EXIT_RESERVE_S)
 
 
-def _work(settings: Settings) -> NoReturn:
-    check_worker(settings)
+def _work(options: Options) -> int:
+    settings = config.load()
+    redis_of_worker(settings)
+    if options.processes > 1:
+        return _keep_workers(settings, options.processes)
+    return _be_worker(settings)
+
+
+def _be_worker(settings: Settings) -> NoReturn:
     # It patches the standard library before anything else is imported, so it can't be called here.
     arguments = {
         "--processes": 1,
@@ -152,7 +168,7 @@ def _script(name: str) -> str:
     return found
 
 
-def _run_scaled() -> int:
+def _run_scaled(options: Options) -> int:
     environ = config.environment()
     with contextlib.ExitStack() as stack:
         is_given = bool(environ.get("REDIS_URL", "").strip())

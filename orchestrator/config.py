@@ -10,7 +10,7 @@ from dataclasses import fields
 from orchestrator import rules
 from orchestrator.errors import ConfigError
 from orchestrator.settings import Settings
-from orchestrator.urls import shown
+from orchestrator.urls import without_secrets
 from orchestrator.variables import FILE, IN_FILE, check_names, check_together
 
 
@@ -52,7 +52,7 @@ def load(environ: Mapping[str, str] | None = None, routes: str | None = None) ->
 
 
 def _harmless(text: str, parse: rules.Parser) -> str:
-    return shown(text) if parse in (rules.url, rules.private_url) else text
+    return without_secrets(text) if parse in (rules.url, rules.private_url) else text
 
 
 def _why(error: ValueError, parse: rules.Parser) -> str:
@@ -75,12 +75,12 @@ def _check(settings: Settings) -> None:
     if base_url and not settings.model and not settings.routes:
         raise ConfigError(
             f"ORCHESTRATOR_MODEL is not set. The {settings.backend} backend needs the name of a "
-            f"model that {shown(base_url)} serves."
+            f"model that {without_secrets(base_url)} serves."
         )
     if settings.backend == "anthropic" and not settings.anthropic_api_key and not settings.routes:
         raise ConfigError(
             "ANTHROPIC_API_KEY is not set. The anthropic backend needs a key for "
-            f"{shown(settings.anthropic_base_url)}."
+            f"{without_secrets(settings.anthropic_base_url)}."
         )
     if settings.backend == "engine" and not settings.model and not settings.routes:
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.rate import parse
-from orchestrator.urls import base_url, shown
+from orchestrator.urls import base_url, without_secrets
 
 DEFAULT = "default"
 """The model that serves requests which name none."""
@@ -112,7 +112,7 @@ class Kind:
     local: bool = False
     most_at_once: int = 10_000
 
-    def shown(self, model: str) -> str:
+    def public_name(self, model: str) -> str:
         """Return what clients see of a model's name: never a folder of this machine."""
         return PurePath(model).name if self.local else model
 
@@ -300,9 +300,9 @@ def _model(name: str, table: Mapping[str, Any], backends: Mapping[str, BackendTa
 
 def _target(where: str, text: Any, backends: Mapping[str, BackendTable]) -> TargetName:
     if not isinstance(text, str):
-        raise ConfigError(f'{where}: {_shown(text)} is not "backend/upstream-model".')
+        raise ConfigError(f'{where}: {_excerpt(text)} is not "backend/upstream-model".')
     if not text.isprintable():
-        raise ConfigError(f"{where}: {_shown(text)} has control characters.")
+        raise ConfigError(f"{where}: {_excerpt(text)} has control characters.")
     backend, _, model = text.partition("/")
     if backend not in backends:
         raise ConfigError(
@@ -333,10 +333,9 @@ def _check_values(where: str, table: Mapping[str, Any], rules: Mapping[str, _Rul
             if key == "api_key_env":
                 raise ConfigError(f"{where}.{key}: it is not {rule.allowed}.")
             if key == "base_url" and isinstance(value, str):
-                raise ConfigError(
-                    f"{where}.{key}: {_shown(shown(value))} is not {rule.allowed} ({_why(value)})."
-                )
-            raise ConfigError(f"{where}.{key}: {_shown(value)} is not {rule.allowed}.")
+                public = _excerpt(without_secrets(value))
+                raise ConfigError(f"{where}.{key}: {public} is not {rule.allowed} ({_why(value)}).")
+            raise ConfigError(f"{where}.{key}: {_excerpt(value)} is not {rule.allowed}.")
 
 
 def _why(url: str) -> str:
@@ -347,7 +346,7 @@ def _why(url: str) -> str:
     return ""
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     try:
         text = repr(value)
     except ValueError:

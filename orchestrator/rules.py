@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from orchestrator.routes_file import KINDS, RoutesFile, fits_header, read
-from orchestrator.urls import base_url, has_port, is_private
+from orchestrator.urls import base_url, is_private, port_is_valid
 
 Parser = Callable[[str], Any]
 
@@ -160,7 +160,7 @@ def hosts(text: str) -> tuple[str, ...]:
     """names separated by commas: api.example.com, .example.com (all below it), [::1]:8080"""
     hosts = tuple(item.strip().lower() for item in text.split(",") if item.strip())
     for host in hosts:
-        if not _HOST.fullmatch(host) or not has_port(urlsplit(f"//{host}")):
+        if not _HOST.fullmatch(host) or not port_is_valid(urlsplit(f"//{host}")):
             raise ValueError
     return hosts
 

@@ -10,7 +10,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.job import GenerateRequest, OnBusy, Priority, Reuse
-from orchestrator.strict_json import Json, shown
+from orchestrator.strict_json import Json, excerpt
 
 MAX_WAIT_S = 60.0
 MAX_WRONG_FIELDS = 20
@@ -106,11 +106,11 @@ def _valid_metadata(value: Mapping[str, Any]) -> None:
         if len(key) > 128:
             raise ValidationError("Keys must have at most 128 characters.")
         if isinstance(item, str) and len(item) > 1024:
-            raise ValidationError(f"{shown(key)} must have at most 1024 characters.")
+            raise ValidationError(f"{excerpt(key)} must have at most 1024 characters.")
         if not isinstance(item, (str, int, float, bool, type(None))):
-            raise ValidationError(f"{shown(key)} must be a string, number, boolean or null.")
+            raise ValidationError(f"{excerpt(key)} must be a string, number, boolean or null.")
         if isinstance(item, (int, float)) and not abs(item) < 2**63:
-            raise ValidationError(f"{shown(key)} is too large a number.")
+            raise ValidationError(f"{excerpt(key)} is too large a number.")
     if value.get("priority") is not None and value["priority"] not in list(Priority):
         raise ValidationError('"priority" must be one of: high, normal, low.')
 

@@ -377,7 +377,7 @@ class Settings:
         if self.routes:
             return next(iter(self.routes.models))
         named = self.model if self.backend != "echo" else None
-        return routes_file.KINDS[self.kind].shown(named or self.backend)
+        return routes_file.KINDS[self.kind].public_name(named or self.backend)
 
     @property
     def queue_url(self) -> str:

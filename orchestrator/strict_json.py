@@ -72,7 +72,7 @@ def parse_object(data: bytes | str) -> Json:
     except RecursionError:
         raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
     except _DuplicateKey as error:
-        raise InvalidRequest(f"The key {shown(error)} comes twice. Send each key once.") from None
+        raise InvalidRequest(f"The key {excerpt(error)} comes twice. Send each key once.") from None
     except ValueError as error:
         reason = "it begins with a byte order mark" if text[0] == "\ufeff" else error
         raise InvalidRequest(f"The body is not JSON: {reason}. {_EXAMPLE}") from None
@@ -99,7 +99,7 @@ def _has_too_many(text: str) -> bool:
     return sum(piece.count(mark) for piece in pieces[::2] for mark in _MARKS) > MAX_VALUES
 
 
-def shown(text: object) -> str:
+def excerpt(text: object) -> str:
     """Return a client's own text as an error may quote it."""
     return json.dumps(str(text)[:100])
 

@@ -1,4 +1,4 @@
-"""The addresses of other servers: which are taken, and what of one may be shown."""
+"""The addresses of other servers: which are taken, and how one is shown without its secrets."""
 
 import re
 from ipaddress import ip_address
@@ -33,13 +33,13 @@ def _fault(text: str) -> str | None:
         return "it has credentials"
     if "#" in text:
         return "it has a fragment"
-    if not has_port(parts):
+    if not port_is_valid(parts):
         return "its port is no number from 1 to 65535"
     return _fault_of_host(parts.hostname or "")
 
 
-def has_port(parts: SplitResult) -> bool:
-    """Return whether the port of an address can be one, or is left out."""
+def port_is_valid(parts: SplitResult) -> bool:
+    """Return whether the port of an address is left out, or a number that a port can have."""
     try:
         return parts.port != 0
     except ValueError:
@@ -62,8 +62,8 @@ def joined(url: str, path: str) -> str:
     return parts._replace(path=parts.path.rstrip("/") + path).geturl()
 
 
-def shown(text: str) -> str:
-    """Return what of an address, even of a wrong one, holds no secret: no user and no query."""
+def without_secrets(text: str) -> str:
+    """Return an address, even a wrong one, without what may be secret: its user and its query."""
     try:
         base_url(text)
     except ValueError:

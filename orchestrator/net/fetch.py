@@ -39,32 +39,6 @@ class Fetched(NamedTuple):
     body: bytes
 
 
-@dataclass
-class _Call:
-    """What one call has opened and brought, shared with who waits for it."""
-
-    done: threading.Event = field(default_factory=threading.Event)
-    sock: socket.socket | None = None
-    fetched: Fetched | None = None
-    fault: str = "it took too long"
-    is_late: bool = False
-
-    def hold(self, sock: socket.socket) -> None:
-        """Note the socket that the call goes over. Raises TimeoutError where it is too late."""
-        self.sock = sock
-        if self.is_late:
-            sock.close()
-            raise TimeoutError
-
-    def end(self) -> None:
-        """Have a call that is still under way fail, whatever it waits for."""
-        self.is_late = True
-        if self.sock:
-            with contextlib.suppress(OSError):
-                # Not its own under TLS, which would forget the session that is being read.
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-
-
 def fetch(
     url: str,
     *,
@@ -82,40 +56,81 @@ def fetch(
         base_url(url)
     except ValueError as error:
         raise FetchFailed(f"The address can't be called: {error}.") from None
-    places = _places
-    if not places.acquire(blocking=False):
-        raise FetchFailed(f"{AT_ONCE} calls are under way already.")
-    call, deadline = _Call(), time.monotonic() + timeout_s
-
-    def make() -> None:
-        try:
-            connection = _connection(url, call, deadline, allowed, tls)
-            with contextlib.closing(connection):
-                connection.request("GET", _path(url))
-                call.fetched = _answer(connection, max_bytes)
-        except FetchFailed as error:
-            call.fault = str(error)
-        except TimeoutError:
-            pass
-        except ssl.SSLError as error:
-            call.fault = f"its TLS is not as it should be ({error.reason or 'no certificate'})"
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            call.fault = f"the connection failed ({type(error).__name__})"
-        finally:
-            places.release()
-            call.done.set()
-
-    try:
-        threading.Thread(target=make, name="fetch", daemon=True).start()
-    except RuntimeError:
-        places.release()
-        raise FetchFailed("There is no thread for the call.") from None
+    call = _Call(url, time.monotonic() + timeout_s, max_bytes, allowed, tls)
+    _start(call)
     if not call.done.wait(timeout_s):
         call.end()
         raise FetchFailed(f"{_host(url)}: it took longer than {timeout_s:g} s.")
     if call.fetched is None:
         raise FetchFailed(f"{_host(url)}: {call.fault}.")
     return call.fetched
+
+
+def _start(call: "_Call") -> None:
+    """Make a call in a thread of its own, which has one of the places until it ends."""
+    places = _places
+    if not places.acquire(blocking=False):
+        raise FetchFailed(f"{AT_ONCE} calls are under way already.")
+
+    def run() -> None:
+        try:
+            call.make()
+        finally:
+            places.release()
+            call.done.set()
+
+    try:
+        threading.Thread(target=run, name="fetch", daemon=True).start()
+    except RuntimeError:
+        places.release()
+        raise FetchFailed("There is no thread for the call.") from None
+
+
+@dataclass
+class _Call:
+    """One call: what it is to bring, and what it has opened and brought so far."""
+
+    url: str
+    deadline: float
+    max_bytes: int
+    allowed: Rule
+    tls: ssl.SSLContext | None
+    done: threading.Event = field(default_factory=threading.Event)
+    sock: socket.socket | None = None
+    fetched: Fetched | None = None
+    fault: str = "it took too long"
+    is_late: bool = False
+
+    def make(self) -> None:
+        """Bring the answer, or note why there is none."""
+        try:
+            connection = _connection(self)
+            with contextlib.closing(connection):
+                connection.request("GET", _path(self.url))
+                self.fetched = _answer(connection, self.max_bytes)
+        except FetchFailed as error:
+            self.fault = str(error)
+        except TimeoutError:
+            pass
+        except ssl.SSLError as error:
+            self.fault = f"its TLS is not as it should be ({error.reason or 'no certificate'})"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.fault = f"the connection failed ({type(error).__name__})"
+
+    def hold(self, sock: socket.socket) -> None:
+        """Note the socket that the call goes over. Raises TimeoutError where it is too late."""
+        self.sock = sock
+        if self.is_late:
+            sock.close()
+            raise TimeoutError
+
+    def end(self) -> None:
+        """Have a call that is still under way fail, whatever it waits for."""
+        self.is_late = True
+        if self.sock:
+            with contextlib.suppress(OSError):
+                # Not its own under TLS, which would forget the session that is being read.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 def _host(url: str) -> str:
@@ -127,11 +142,9 @@ def _path(url: str) -> str:
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _connection(
-    url: str, call: _Call, deadline: float, allowed: Rule, tls: ssl.SSLContext | None
-) -> http.client.HTTPConnection:
+def _connection(call: _Call) -> http.client.HTTPConnection:
     """Return a connection to the first address that may be called and answers."""
-    parts = urlsplit(url)
+    parts = urlsplit(call.url)
     host = parts.hostname or ""
     is_plain = parts.scheme != "https"
     port = parts.port or (80 if is_plain else 443)
@@ -142,23 +155,21 @@ def _connection(
     chosen = [
         address
         for address in addresses
-        if allowed(address) and (address.is_loopback or not is_plain)
+        if call.allowed(address) and (address.is_loopback or not is_plain)
     ]
     if not chosen:
         why = "over plain HTTP" if is_plain else "there"
         raise FetchFailed(f"nothing may be called {why}: it is no public address")
-    connect = _connector(chosen, call, deadline)
+    connect = _connector(chosen, call)
     if is_plain:
         return _Plain(host, port, connect)
-    return _Secure(host, port, connect, call, tls or ssl.create_default_context())
+    return _Secure(host, port, connect, call)
 
 
-def _connector(
-    addresses: list[Address], call: _Call, deadline: float
-) -> Callable[[int], socket.socket]:
+def _connector(addresses: list[Address], call: _Call) -> Callable[[int], socket.socket]:
     def connect(port: int) -> socket.socket:
         for place, address in enumerate(addresses):
-            left = deadline - time.monotonic()
+            left = call.deadline - time.monotonic()
             if left <= 0 or call.is_late:
                 raise TimeoutError
             try:
@@ -169,7 +180,7 @@ def _connector(
                     raise
             else:
                 call.hold(sock)
-                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                sock.settimeout(max(call.deadline - time.monotonic(), 0.001))
                 return sock
         raise TimeoutError
 
@@ -199,11 +210,10 @@ class _Secure(_Plain):
         port: int,
         connect: Callable[[int], socket.socket],
         call: _Call,
-        tls: ssl.SSLContext,
     ) -> None:
         super().__init__(host, port, connect)
         self._call = call
-        self._tls = tls
+        self._tls = call.tls or ssl.create_default_context()
 
     def connect(self) -> None:
         """Shake hands over such a socket."""
