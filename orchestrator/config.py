@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 
-from orchestrator import rules
+from orchestrator import setting_rules as rules
 from orchestrator.errors import ConfigError
 from orchestrator.settings import Settings
 from orchestrator.urls import without_secrets

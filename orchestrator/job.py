@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
 
 from orchestrator.events import (
     Cancelled,
@@ -17,6 +16,7 @@ from orchestrator.events import (
     Token,
     Usage,
 )
+from orchestrator.tenancy import session_of
 
 
 class Status(StrEnum):
@@ -94,33 +94,6 @@ class GenerateRequest(NamedTuple):
     def __repr__(self) -> str:
         """Say nothing that the client has said: this may end in a log."""
         return f"GenerateRequest(model={self.model!r}, ...)"
-
-
-def session_of(tenant: str, session_id: str) -> str:
-    """Return the name that a tenant's session has among those of all tenants.
-
-    What is before the first slash is the tenant; nobody's sessions have a plain name.
-    """
-    if tenant or "/" in session_id:
-        return f"{quoted(tenant)}/{session_id}"
-    return session_id
-
-
-def quoted(tenant: str) -> str:
-    """Return a tenant as it is in the names of what it has: ASCII, and without a slash."""
-    return quote(tenant, safe="")
-
-
-def tenant_of(session: str) -> str:
-    """Return whose session it is, by its name."""
-    before, slash, _ = session.partition("/")
-    return unquote(before) if slash else ""
-
-
-def session_id_of(session: str) -> str:
-    """Return what its tenant calls a session, by its name."""
-    before, slash, after = session.partition("/")
-    return after if slash else before
 
 
 class IllegalMove(Exception):

@@ -19,7 +19,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Failed
 from orchestrator.ids import new_id
-from orchestrator.job import GenerateRequest, Job, Status, quoted, session_of
+from orchestrator.job import GenerateRequest, Job, Status
 from orchestrator.routing.base import Route
 from orchestrator.session import History, Message, Session, SessionHead
 from orchestrator.stores.base import (
@@ -31,6 +31,7 @@ from orchestrator.stores.base import (
     Store,
     Submission,
 )
+from orchestrator.tenancy import quoted, session_of
 
 logger = logging.getLogger("orchestrator")
 

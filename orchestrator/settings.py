@@ -3,24 +3,14 @@
 docs/settings.md is made from them. config.py reads them.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from orchestrator import rate, routes_file, rules
-
-
-def setting(
-    variable: str, default: Any, parse: rules.Parser, meaning: str, secret: bool = False
-) -> Any:
-    """Declare a setting: the variable it comes from, its rule and its meaning."""
-    return field(
-        default=default,
-        repr=not secret,
-        metadata={"variable": variable, "parse": parse, "meaning": meaning},
-    )
+from orchestrator import rate, routes_file
+from orchestrator import setting_rules as rules
+from orchestrator.setting_rules import setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 
-from orchestrator.job import Job, Status, session_id_of
+from orchestrator.job import Job, Status
 from orchestrator.session import Session, SessionHead
 from orchestrator.strict_json import Json
+from orchestrator.tenancy import session_id_of
 
 
 def timestamp(seconds: float | None) -> str | None:

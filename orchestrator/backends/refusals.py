@@ -6,7 +6,6 @@ from typing import Any
 
 from orchestrator.backends.answer import parsed
 from orchestrator.backends.base import may_pass
-from orchestrator.backends.keys import without_key
 from orchestrator.backends.reasons import reason_of
 from orchestrator.backends.upstream import Call
 from orchestrator.errors import RunError, UpstreamError, UpstreamRejected
@@ -120,3 +119,8 @@ def _messages(detail: Any) -> list[Any]:
     if not isinstance(detail, list):
         return []
     return [entry.get("msg") for entry in detail if isinstance(entry, dict)]
+
+
+def without_key(text: str, key: str | None) -> str:
+    """Return ``text`` with stars for the provider's key: it is in no text that goes out."""
+    return text.replace(key, "***") if key else text

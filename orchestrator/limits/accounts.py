@@ -5,8 +5,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import NamedTuple
 
 from orchestrator.caller import ANYONE, STRANGER, Caller
-from orchestrator.job import quoted
 from orchestrator.rate import Rate, parse
+from orchestrator.tenancy import quoted
 
 IPV6_PREFIX = 64
 """What one customer has of IPv6 addresses, at least: whoever has so many is counted once."""

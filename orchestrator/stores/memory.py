@@ -25,7 +25,7 @@ from orchestrator.stores.base import (
     Submission,
 )
 from orchestrator.stores.deadlines import Deadlines
-from orchestrator.stores.keys import Keys, key_bytes
+from orchestrator.stores.idempotency import Keys, key_bytes
 from orchestrator.stores.log import EventLog
 from orchestrator.stores.order import OrderedIds
 from orchestrator.stores.sessions import SESSION_BYTES, TENANT_BYTES, Sessions

@@ -13,8 +13,9 @@ from orchestrator.errors import (
     SessionBusy,
 )
 from orchestrator.events import Failed
-from orchestrator.job import GenerateRequest, Status, session_id_of
+from orchestrator.job import GenerateRequest, Status
 from orchestrator.stores.base import Budget
+from orchestrator.tenancy import session_id_of
 
 CROWDED_S = 1
 """When to ask again where requests have to end first: nobody knows how soon they do."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.job import Job, OnBusy, Status, tenant_of
+from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import History, Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.base import Listing, number_of
 from orchestrator.stores.order import OrderedIds
+from orchestrator.tenancy import tenant_of
 
 SESSION_BYTES = 600
 """What a session costs beside its messages, in bytes: measured (benchmarks/memory.py)."""

@@ -11,11 +11,12 @@ from flask import Blueprint, Request, Response
 from orchestrator import wire
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired, Unauthorized
 from orchestrator.ids import created_at
-from orchestrator.job import GenerateRequest, Job, Status, session_id_of
+from orchestrator.job import GenerateRequest, Job, Status
 from orchestrator.schemas import SESSION_ID_RULE, invalid, is_session_id
 from orchestrator.service import START
 from orchestrator.stores.base import Idempotency, Submission, number_of
 from orchestrator.strict_json import Json
+from orchestrator.tenancy import session_id_of
 from orchestrator.views import (
     accepted_view,
     conversation_view,

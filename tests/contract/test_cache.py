@@ -9,7 +9,7 @@ from orchestrator.events import FinishReason, Usage
 from orchestrator.stores.base import Answer, Cache
 from orchestrator.stores.cache import ENTRY_BYTES, MemoryCache, pack
 from orchestrator.stores.redis import cache as redis_cache
-from orchestrator.stores.redis import keys
+from orchestrator.stores.redis import names
 from orchestrator.stores.redis.cache import RedisCache
 from tests.fakes.clock import Clock
 from tests.redis_server import RedisServer
@@ -183,11 +183,11 @@ def test_redis_holds_no_more_than_it_may(
     cache = make_redis_cache(room_in_redis(5))
     for number in range(50):
         cache.put(b"%d" % (number % 20), answer(), TTL_S)
-    assert int(redis.client.get(keys.CACHE_TOTAL)) == room_in_redis(5)
-    assert len(redis.client.keys(keys.CACHED + "*")) == 5
-    for index in (keys.CACHE_USED, keys.CACHE_UNTIL):
+    assert int(redis.client.get(names.CACHE_TOTAL)) == room_in_redis(5)
+    assert len(redis.client.keys(names.CACHED + "*")) == 5
+    for index in (names.CACHE_USED, names.CACHE_UNTIL):
         assert redis.client.zcard(index) == 5
-    assert redis.client.hlen(keys.CACHE_SIZES) == 5
+    assert redis.client.hlen(names.CACHE_SIZES) == 5
 
 
 def test_an_answer_in_redis_costs_what_it_counts(
@@ -215,5 +215,5 @@ def test_an_answer_that_another_version_packed_is_none(
 ) -> None:
     cache = make_redis_cache()
     cache.put(b"key", answer(), TTL_S)
-    redis.client.set(keys.CACHED.encode() + b"key", b"[1]")
+    redis.client.set(names.CACHED.encode() + b"key", b"[1]")
     assert cache.get(b"key") is None

@@ -9,12 +9,12 @@ from orchestrator.backends.base import Message
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.events import Completed, Failed, FinishReason, Token
 from orchestrator.ids import new_id
-from orchestrator.job import session_id_of
 from orchestrator.routing.key import key_of, likeness
 from orchestrator.service import Service
 from orchestrator.stores.base import Idempotency, Listing, Store
 from orchestrator.stores.memory import MemoryStore
 from orchestrator.stores.redis.store import RedisStore
+from orchestrator.tenancy import session_id_of
 from tests.fakes.asking import a_request
 
 US, THEM = "us", "them"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from orchestrator.stores.redis.keys import PROCESSES
 from orchestrator.stores.redis.limits import LEASE_S
+from orchestrator.stores.redis.names import PROCESSES
 from tests import redis_server
 from tests.e2e.callers import Caller, Register, keyed, left, limited, somebody
 from tests.e2e.client import (

@@ -27,7 +27,7 @@ from orchestrator.events import (
 from orchestrator.ids import new_id
 from orchestrator.job import Job, Status
 from orchestrator.stores.base import Idempotency
-from orchestrator.stores.redis import keys, scripts
+from orchestrator.stores.redis import names, scripts
 from orchestrator.stores.redis.credentials import RedisKeys
 from orchestrator.stores.redis.link import ANSWER_S, Call
 from orchestrator.stores.redis.store import RedisStore
@@ -176,7 +176,7 @@ def test_nobody_waits_for_a_note_that_a_key_was_used(own: RedisServer) -> None:
         took = time.monotonic() - began
         own.thaw()
         assert took < ANSWER_S
-        eventually(lambda: own.client.hget(keys.API_KEYS_USED, "a key") == b"5.0")
+        eventually(lambda: own.client.hget(names.API_KEYS_USED, "a key") == b"5.0")
 
 
 class Run(threading.Thread):
@@ -690,7 +690,7 @@ def test_all_that_a_redis_took_until_it_was_full_can_end(
         assert store.append(job.id, Token(0, "a"), claim[0].run)
         assert store.finish(job.id, DONE, claim[0].run).changed
         assert store.get(job.id).result == "a"
-    assert not own.client.exists(keys.OWED)
+    assert not own.client.exists(names.OWED)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator import rules
+from orchestrator import setting_rules as rules
 from orchestrator.config import load
 from orchestrator.web import create_app
 from orchestrator.web.hosts import is_trusted

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from orchestrator.dispatch.dramatiq.broker import WAKE_CHANNEL
-from orchestrator.stores.redis.keys import NAMES
+from orchestrator.stores.redis.names import NAMES
 from tests.served import ROOT
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")

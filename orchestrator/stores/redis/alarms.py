@@ -10,8 +10,8 @@ import redis
 
 from orchestrator.errors import OrchestratorError, RunError
 from orchestrator.stores.base import Alarm
-from orchestrator.stores.redis.keys import ALARM
 from orchestrator.stores.redis.link import Argument, Link
+from orchestrator.stores.redis.names import ALARM
 
 logger = logging.getLogger("orchestrator")
 

@@ -21,9 +21,10 @@ from orchestrator.events import (
     Token,
     Usage,
 )
-from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status, session_id_of
+from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status
 from orchestrator.session import History, Message, Session, SessionHead
 from orchestrator.stores.base import Allowance
+from orchestrator.tenancy import session_id_of
 
 VERSION = 1
 """The form that this version writes, and the only one it reads."""

@@ -11,8 +11,8 @@ from orchestrator.auth.keys import NOTE_EVERY_S, Key, read
 from orchestrator.auth.tickets import MOST_EACH, TTL_S
 from orchestrator.errors import OrchestratorError
 from orchestrator.stores.redis import scripts
-from orchestrator.stores.redis.keys import API_KEYS, API_KEYS_USED, TICKET
 from orchestrator.stores.redis.link import Link
+from orchestrator.stores.redis.names import API_KEYS, API_KEYS_USED, TICKET
 
 logger = logging.getLogger("orchestrator")
 

@@ -13,8 +13,8 @@ from orchestrator.errors import OrchestratorError, PipelineUnavailable
 from orchestrator.limits.base import SLICES, Standing
 from orchestrator.rate import Rate
 from orchestrator.stores.redis import scripts
-from orchestrator.stores.redis.keys import PLACES
 from orchestrator.stores.redis.link import Argument, Link
+from orchestrator.stores.redis.names import PLACES
 
 LEASE_S = 20.0
 """How long a place is held without being renewed, and a process taken for there."""

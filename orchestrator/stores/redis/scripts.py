@@ -10,7 +10,7 @@ from orchestrator.job import Priority
 from orchestrator.session import HISTORY_BYTES, HISTORY_MESSAGES
 from orchestrator.stores.base import DAY_S, TOKEN_BYTES
 from orchestrator.stores.redis import codec
-from orchestrator.stores.redis.keys import NAMES
+from orchestrator.stores.redis.names import NAMES
 
 FILLED = 0.9
 """The share of maxmemory past which nothing new is taken: at all of it nothing could run or end."""

@@ -22,7 +22,7 @@ from orchestrator.stores.base import (
     Idempotency,
     Submission,
 )
-from orchestrator.stores.redis import codec, keys, scripts, trouble
+from orchestrator.stores.redis import codec, names, scripts, trouble
 from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.link import Call
 from orchestrator.stores.redis.replies import change_of, ending, replayed
@@ -262,7 +262,7 @@ class RedisStore(Views):
             self._writer.close_job(job_id)
             tell(job_id)
 
-        self._hub.listen(keys.STOP_CHANNEL, stop)
+        self._hub.listen(names.STOP_CHANNEL, stop)
 
     def live(self) -> Sequence[Job]:
         return [held.job for held in self._writer.all()]

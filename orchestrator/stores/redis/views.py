@@ -7,16 +7,17 @@ from typing import Any
 
 from orchestrator.errors import NotFound, ResultExpired
 from orchestrator.ids import created_at
-from orchestrator.job import Job, Priority, Status, quoted
+from orchestrator.job import Job, Priority, Status
 from orchestrator.session import Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.base import LIST_BYTES, SCAN_LIMIT, Listing, LogPage, Place, number_of
-from orchestrator.stores.redis import codec, keys, scripts
+from orchestrator.stores.redis import codec, names, scripts
 from orchestrator.stores.redis.hub import Hub, Topic
 from orchestrator.stores.redis.link import Argument, Link
 from orchestrator.stores.redis.replies import page_of
 from orchestrator.stores.redis.tail import RECHECK_S, LogTail
 from orchestrator.stores.redis.writer import Writer
+from orchestrator.tenancy import quoted
 
 SCAN_STEP = 500
 """How many requests a script looks at for a list: Redis does nothing else meanwhile."""
@@ -53,7 +54,7 @@ class Views:
 
     def get(self, job_id: str) -> Job:
         self._writer.flush(job_id)
-        values = self._link.hash(keys.JOB + job_id)
+        values = self._link.hash(names.JOB + job_id)
         return self._kept(job_id, codec.load_job(values) if values else None)
 
     def absent(self, job_id: str) -> NotFound | ResultExpired:
@@ -65,7 +66,7 @@ class Views:
     def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
         self._writer.flush(job_id)
         after = max(after, -1)
-        channel = keys.LOG_CHANNEL + job_id
+        channel = names.LOG_CHANNEL + job_id
         if timeout <= 0 or not self._hub.has(channel):
             page, _ = self._read(job_id, after, limit)
             if timeout <= 0 or page.events or page.job.status.is_terminal:
@@ -108,7 +109,7 @@ class Views:
         for _ in range(SCAN_LIMIT // SCAN_STEP):
             wanted = (limit - len(found), status or "", session or "", SCAN_STEP, quoted(tenant))
             seen, has_more, part, size = self._call(scripts.JOBS, "", seen, *wanted, room)
-            found += self._listed([keys.JOB + job_id.decode() for job_id in part])
+            found += self._listed([names.JOB + job_id.decode() for job_id in part])
             room -= size
             if not has_more:
                 return Listing(found, None)
@@ -147,7 +148,7 @@ class Views:
         return self._link.call(script, *self._head(job_id), *arguments)
 
     def _await_end(self, job_id: str, deadline: float) -> None:
-        with self._hub.watch(keys.END_CHANNEL + job_id, Topic) as topic:
+        with self._hub.watch(names.END_CHANNEL + job_id, Topic) as topic:
             while True:
                 version = topic.version
                 left = deadline - time.monotonic()
@@ -156,7 +157,7 @@ class Views:
                 topic.wait(version, min(left, _patience(topic)))
 
     def _is_live(self, job_id: str) -> bool:
-        status = self._link.command("HGET", keys.JOB + job_id, "status")
+        status = self._link.command("HGET", names.JOB + job_id, "status")
         return status is not None and not Status(status.decode()).is_terminal
 
     def _listed(self, names: Sequence[str]) -> list[Job]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from orchestrator.strict_json import Json
 from orchestrator.web.docs import markup
-from orchestrator.web.docs.rules import rules_of, type_of
+from orchestrator.web.docs.schema_words import rules_of, type_of
 
 EVENT_STREAM = "text/event-stream"
 LINE = 48

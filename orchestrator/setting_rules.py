@@ -1,10 +1,12 @@
-"""What settings may be: each function makes a value of a text, or raises ValueError.
+"""How a setting is declared, and what it may be.
 
-Its docstring says what is allowed, as errors and docs/settings.md have it.
+Each rule makes a value of a text, or raises ValueError. Its docstring says what is allowed: errors
+and docs/settings.md quote it.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,15 @@ _TLS_OPTIONS = {
 CACHE_HOME = Path("~/.cache")
 SECRET_LEAST = 32
 """Bytes: as many as the digest of HS256 has (RFC 7518, 3.2); in hexadecimal digits 128 bits."""
+
+
+def setting(variable: str, default: Any, parse: Parser, meaning: str, secret: bool = False) -> Any:
+    """Declare a setting: the variable it comes from, its rule and its meaning."""
+    return field(
+        default=default,
+        repr=not secret,
+        metadata={"variable": variable, "parse": parse, "meaning": meaning},
+    )
 
 
 def integer(low: int, high: int) -> Parser:
