@@ -34,9 +34,9 @@ from orchestrator.runner import Runner
 from orchestrator.schemas import SubmitReader
 from orchestrator.service import Model, Service
 from orchestrator.settings import Settings
-from orchestrator.stores.base import Cache
-from orchestrator.stores.cache import MemoryCache
+from orchestrator.stores.cache import Cache
 from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory_cache import MemoryCache
 from orchestrator.stores.redis.alarms import RedisAlarms
 from orchestrator.stores.redis.cache import RedisCache
 from orchestrator.stores.redis.store import Leases, RedisStore

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from orchestrator.allowance import Allowance
 from orchestrator.dispatch.base import Dispatcher
 from orchestrator.errors import (
     NotFound,
@@ -22,15 +23,7 @@ from orchestrator.ids import new_id
 from orchestrator.job import GenerateRequest, Job, Status
 from orchestrator.routing.base import Route
 from orchestrator.session import History, Message, Session, SessionHead
-from orchestrator.stores.base import (
-    Allowance,
-    Change,
-    Idempotency,
-    Listing,
-    LogPage,
-    Store,
-    Submission,
-)
+from orchestrator.stores.base import Change, Idempotency, Listing, LogPage, Store, Submission
 from orchestrator.tenancy import quoted, session_of
 
 logger = logging.getLogger("orchestrator")

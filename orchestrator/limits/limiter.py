@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from orchestrator.allowance import Allowance, Budget, tokens_of
 from orchestrator.errors import RateLimited
 from orchestrator.job import GenerateRequest
 from orchestrator.limits.accounts import Account
@@ -14,7 +15,6 @@ from orchestrator.limits.base import Places, Standing, Windows
 from orchestrator.limits.known import Known
 from orchestrator.limits.rules import Rules
 from orchestrator.rate import Rate
-from orchestrator.stores.base import Allowance, Budget, tokens_of
 
 STREAM_AGAIN_S = 2
 """When to ask again for a stream: nobody knows how soon another one closes."""

@@ -10,7 +10,7 @@ from orchestrator.job import GenerateRequest, Reuse
 from orchestrator.routing.base import Attempt, Route, Stream
 from orchestrator.routing.key import key_of
 from orchestrator.stop import StopSignal
-from orchestrator.stores.base import Answer, Cache
+from orchestrator.stores.cache import Answer, Cache
 
 LARGEST = 1024 * 1024
 """A longer answer, in characters, is not kept."""

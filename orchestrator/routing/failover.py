@@ -17,7 +17,7 @@ from orchestrator.routing.retry import Plan, Policy, Step
 from orchestrator.routing.silence import Patience
 from orchestrator.routing.target import Entry, Target
 from orchestrator.stop import StopSignal
-from orchestrator.stores.base import Alarm
+from orchestrator.stores.alarms import Alarm
 
 
 class Failover:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from orchestrator.errors import PipelineUnavailable
-from orchestrator.stores.base import Alarm, Alarms
+from orchestrator.stores.alarms import Alarm, Alarms
 
 LOOK_EVERY_S = 1.0
 """How often it is looked at what other processes tell: not for each of many submits."""

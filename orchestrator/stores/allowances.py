@@ -4,11 +4,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from orchestrator.allowance import DAY_S, Allowance, tokens_of
 from orchestrator.errors import DeadlineExceeded
 from orchestrator.events import Usage
 from orchestrator.job import Job, Status
 from orchestrator.stores import refusals
-from orchestrator.stores.base import DAY_S, Allowance, tokens_of
 
 MOST_SPENT = 100_000
 """Accounts whose tokens of a day are remembered; who has spent none for longest is forgotten."""

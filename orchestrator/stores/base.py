@@ -1,4 +1,4 @@
-"""The ports to storage: every transition of a request is one atomic step of a store.
+"""The port to storage: every transition of a request is one atomic step of a store.
 
 Ids that are not there raise NotFound, or ResultExpired where they are older than the retention.
 A store that is out of reach raises PipelineUnavailable, within a second.
@@ -8,17 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from orchestrator.errors import NotFound, ResultExpired, RunError
-from orchestrator.events import Event, FinishReason, Terminal, Usage
+from orchestrator.allowance import Allowance
+from orchestrator.errors import NotFound, ResultExpired
+from orchestrator.events import Event, Terminal
 from orchestrator.job import Job, Priority, Status
 from orchestrator.session import History, Session, SessionHead
 
 T = TypeVar("T")
 
-DAY_S = 86_400
-"""A day of tokens, which begins at midnight, UTC."""
-TOKEN_BYTES = 4
-"""What is taken for a token where nobody has counted: so many bytes of text."""
 IDEMPOTENCY_S = 24 * 3600.0
 """How long an idempotency key is kept."""
 SEEN_S = 30
@@ -41,41 +38,6 @@ class Idempotency:
 
     key: str
     fingerprint: bytes
-
-
-def tokens_of(size: int) -> int:
-    """Return how many tokens so many bytes of text are taken for."""
-    return -(-size // TOKEN_BYTES)
-
-
-class Budget(NamedTuple):
-    """Tokens that may be used on a day, and by what name what is used is kept.
-
-    ``model`` is the one that they are for; None for all.
-    """
-
-    name: str
-    limit: int
-    model: str | None = None
-
-
-class Allowance(NamedTuple):
-    """What the caller of a request may have, to be taken in one step with the submit.
-
-    The end of the request gives it back, however it ends. ``live`` is how many requests ``account``
-    may have pending or running at once, 0 for any number. ``input_tokens`` and ``answer_tokens``
-    are what the request may cost beside its history.
-    """
-
-    account: str
-    live: int = 0
-    budgets: tuple[Budget, ...] = ()
-    input_tokens: int = 0
-    answer_tokens: int = 0
-
-    def reserve(self, history_bytes: int) -> int:
-        """Return how many tokens are to be reserved."""
-        return self.input_tokens + tokens_of(history_bytes) + self.answer_tokens
 
 
 class Submission(NamedTuple):
@@ -314,48 +276,4 @@ class LeasedStore(Store, Protocol):
 
         Calls may be missed while the store is out of reach; ``renew`` tells of those.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer, to be given again; ``backend`` is who gave it first."""
-
-    pieces: tuple[str, ...]
-    finish_reason: FinishReason
-    usage: Usage | None
-    backend: str
-
-
-class Cache(Protocol):
-    """Whole answers by the digest of their question. It raises nothing: a cache only helps."""
-
-    def get(self, key: bytes) -> Answer | None:
-        """Return the answer to a question, unless it is too old or not there."""
-        ...
-
-    def put(self, key: bytes, answer: Answer, ttl_s: float) -> None:
-        """Keep an answer for ``ttl_s`` seconds at most, unless it is too large."""
-        ...
-
-
-class Alarm(NamedTuple):
-    """A target is left alone for so many seconds more; ``message`` says what it failed with."""
-
-    seconds: float
-    message: str
-
-
-class Alarms(Protocol):
-    """Which targets fail, told by the processes that ask them. It raises nothing."""
-
-    def note(self, target: str, seconds: float, error: RunError | None = None) -> None:
-        """Note that a target is left alone here for so long, or that it answers: 0 seconds.
-
-        One answer, wherever it comes, is enough for all.
-        """
-        ...
-
-    def of(self, targets: Sequence[str]) -> Alarm | None:
-        """Return the first one's, with the shortest time of all; None unless all have one."""
         ...

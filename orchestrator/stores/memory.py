@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.allowance import Allowance
 from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
 from orchestrator.events import Cancelled, Completed, Event, Started, Terminal
 from orchestrator.ids import created_at
@@ -14,16 +15,7 @@ from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import Session, SessionHead
 from orchestrator.stores import lists, refusals
 from orchestrator.stores.allowances import Allowances
-from orchestrator.stores.base import (
-    Allowance,
-    Change,
-    Claim,
-    Idempotency,
-    Listing,
-    LogPage,
-    Place,
-    Submission,
-)
+from orchestrator.stores.base import Change, Claim, Idempotency, Listing, LogPage, Place, Submission
 from orchestrator.stores.deadlines import Deadlines
 from orchestrator.stores.idempotency import Keys, key_bytes
 from orchestrator.stores.log import EventLog

@@ -2,6 +2,7 @@
 
 import math
 
+from orchestrator.allowance import Budget
 from orchestrator.errors import (
     DeadlineExceeded,
     IdempotencyKeyReused,
@@ -14,7 +15,6 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Failed
 from orchestrator.job import GenerateRequest, Status
-from orchestrator.stores.base import Budget
 from orchestrator.tenancy import session_id_of
 
 CROWDED_S = 1

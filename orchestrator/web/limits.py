@@ -4,12 +4,12 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from flask import Flask, Request, Response, g
 
+from orchestrator.allowance import Allowance
 from orchestrator.caller import Caller
 from orchestrator.errors import RateLimited
 from orchestrator.job import GenerateRequest
 from orchestrator.limits.accounts import Account, account_of, client_address
 from orchestrator.limits.limiter import Limiter
-from orchestrator.stores.base import Allowance
 from orchestrator.web.auth import OPEN
 from orchestrator.web.context import caller, context
 from orchestrator.web.errors import of_error

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.allowance import DAY_S, Allowance, Budget
 from orchestrator.errors import OrchestratorError, RateLimited, SessionBusy
 from orchestrator.events import (
     Cancelled,
@@ -20,7 +21,7 @@ from orchestrator.events import (
     Usage,
 )
 from orchestrator.job import Job, OnBusy, Status
-from orchestrator.stores.base import DAY_S, Allowance, Budget, Idempotency, Store
+from orchestrator.stores.base import Idempotency, Store
 from orchestrator.stores.memory import MemoryStore
 from tests.fakes.clock import Clock
 from tests.fakes.jobs import a_job

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from orchestrator.allowance import Allowance, Budget
 from orchestrator.errors import PipelineUnavailable, RateLimited
 from orchestrator.limits.accounts import Account
 from orchestrator.limits.base import Standing
@@ -13,7 +14,6 @@ from orchestrator.limits.memory import MemoryPlaces, MemoryWindows
 from orchestrator.limits.rules import ModelRules, Rules
 from orchestrator.limits.shared import ALONE_S, Company, PlacesOfAll, WindowsOfAll
 from orchestrator.rate import Rate, parse
-from orchestrator.stores.base import Allowance, Budget
 from tests.fakes.asking import a_request, eventually
 from tests.fakes.clock import Clock
 

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import PipelineUnavailable, RunError
 from orchestrator.routing.outage import LOOK_EVERY_S, Outage
-from orchestrator.stores.base import Alarm
+from orchestrator.stores.alarms import Alarm
 from tests.fakes.clock import Clock
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from orchestrator.errors import OrchestratorError, RunError
-from orchestrator.stores.base import Alarm
+from orchestrator.stores.alarms import Alarm
 from orchestrator.stores.redis.link import Argument, Link
 from orchestrator.stores.redis.names import ALARM
 
@@ -20,7 +20,7 @@ WELL_EVERY_S = 1.0
 
 
 class RedisAlarms:
-    """See stores.base.Alarms. To be made in the process that uses it, after any fork.
+    """See stores.alarms.Alarms. To be made in the process that uses it, after any fork.
 
     While Redis is away there is no alarm. ``clock`` gives monotonic seconds.
     """

@@ -7,8 +7,8 @@ from typing import Any
 import redis
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.stores.base import Answer
-from orchestrator.stores.cache import pack, unpack
+from orchestrator.stores.cache import Answer
+from orchestrator.stores.memory_cache import pack, unpack
 from orchestrator.stores.redis import scripts
 from orchestrator.stores.redis.link import Argument, Link
 
@@ -19,7 +19,7 @@ ENTRY_BYTES = 600
 
 
 class RedisCache:
-    """See stores.base.Cache. To be made in the process that uses it, after any fork.
+    """See stores.cache.Cache. To be made in the process that uses it, after any fork.
 
     All processes together hold ``limit`` bytes at most. While Redis is away nothing is found or
     kept. ``clock`` gives seconds since the epoch; without one, all processes go by Redis's own.

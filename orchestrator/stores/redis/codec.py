@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from orchestrator.allowance import Allowance
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import (
     Cancelled,
@@ -23,7 +24,6 @@ from orchestrator.events import (
 )
 from orchestrator.job import GenerateRequest, Job, OnBusy, Priority, Reuse, Status
 from orchestrator.session import History, Message, Session, SessionHead
-from orchestrator.stores.base import Allowance
 from orchestrator.tenancy import session_id_of
 
 VERSION = 1

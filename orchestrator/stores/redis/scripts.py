@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.allowance import DAY_S, TOKEN_BYTES
 from orchestrator.errors import DeadlineExceeded
 from orchestrator.events import Cancelled
 from orchestrator.job import Priority
 from orchestrator.session import HISTORY_BYTES, HISTORY_MESSAGES
-from orchestrator.stores.base import DAY_S, TOKEN_BYTES
 from orchestrator.stores.redis import codec
 from orchestrator.stores.redis.names import NAMES
 

@@ -9,19 +9,12 @@ from typing import Any
 
 import orjson
 
+from orchestrator.allowance import Allowance
 from orchestrator.errors import OrchestratorError, WorkerLost
 from orchestrator.events import Event, Failed, Restarted, Started, Terminal, Token
 from orchestrator.job import IllegalMove, Job, OnBusy, Priority, Status
 from orchestrator.stores import refusals
-from orchestrator.stores.base import (
-    IDEMPOTENCY_S,
-    SEEN_S,
-    Allowance,
-    Change,
-    Claim,
-    Idempotency,
-    Submission,
-)
+from orchestrator.stores.base import IDEMPOTENCY_S, SEEN_S, Change, Claim, Idempotency, Submission
 from orchestrator.stores.redis import codec, names, scripts, trouble
 from orchestrator.stores.redis.advice import check
 from orchestrator.stores.redis.link import Call
