@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from orchestrator import __version__, config, greeting, keys_command, listening, logs, scaled
-from orchestrator.bootstrap import redis_of_worker
-from orchestrator.check import Check, check_redis
+from orchestrator.bootstrap.check import Check, check_redis
+from orchestrator.bootstrap.worker import redis_of_worker
 from orchestrator.errors import ConfigError
 from orchestrator.parts import LOOK_S, Parts
 from orchestrator.server import files_for, raise_file_limit

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from orchestrator.auth import keys
 from orchestrator.auth.keys import TENANT, Key
+from orchestrator.bootstrap.entrance import build_keys
 from orchestrator.caller import Scope
-from orchestrator.entrance import build_keys
 from orchestrator.errors import ConfigError, PipelineUnavailable
 from orchestrator.rate import parse
 from orchestrator.settings import Settings

@@ -19,6 +19,7 @@ from orchestrator.errors import (
     ShuttingDown,
 )
 from orchestrator.events import Failed
+from orchestrator.housekeeping import SWEEP_S, Housekeeping
 from orchestrator.ids import new_id
 from orchestrator.job import GenerateRequest, Job, Status
 from orchestrator.routing.base import Route
@@ -30,8 +31,6 @@ logger = logging.getLogger("orchestrator")
 
 T = TypeVar("T")
 
-SWEEP_S = 0.5
-"""How often what is late or past its retention is looked for."""
 BATCH = 256
 """Events a reader is handed at once, at most."""
 START = -1
@@ -82,7 +81,7 @@ class Service:
     def start(self) -> None:
         """Start what runs beside the doors. To be called once, in the process that serves."""
         self._dispatcher.start()
-        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+        Housekeeping(self._store, self._dispatcher, self._sweep_s).start()
 
     @property
     def is_draining(self) -> bool:
@@ -155,7 +154,8 @@ class Service:
         change = self._store.cancel(job_id)
         if change.changed:
             self._dispatcher.cancel(job_id)
-            self._dispatch(change.ready)
+            for job in change.ready:
+                self._dispatcher.put(job)
         return change
 
     def read(
@@ -311,23 +311,6 @@ class Service:
             # What was accepted is never refused: it is run as if nothing were kept.
             return None
         return model.recall(request, history.conversation(request))
-
-    def _dispatch(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            self._dispatcher.put(job)
-
-    def _keep_house(self) -> None:
-        while True:
-            time.sleep(self._sweep_s)
-            try:
-                for change in self._store.sweep():
-                    if change.changed:
-                        self._dispatcher.cancel(change.job.id)
-                    self._dispatch(change.ready)
-            except PipelineUnavailable as error:
-                logger.debug("the housekeeping waits: %s", error.message)
-            except Exception:
-                logger.exception("the housekeeping failed; it goes on")
 
 
 def _patiently(ask: Callable[[float], T], pause: float) -> T | None:

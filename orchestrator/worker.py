@@ -6,7 +6,7 @@ import sys
 import dramatiq
 
 from orchestrator import logs
-from orchestrator.bootstrap import build_worker
+from orchestrator.bootstrap.worker import build_worker
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from orchestrator.auth import keys
 from orchestrator.auth.keys import Keys
+from orchestrator.auth.tickets import Tickets
 from orchestrator.auth.tokens import Refused, TokenReader
 from orchestrator.caller import Caller, Scope
-from orchestrator.errors import Forbidden, Unauthorized
+from orchestrator.errors import Forbidden, PipelineUnavailable, Unauthorized
 
 HOW = "Send an API key (X-API-Key: <key>) or a token (Authorization: Bearer <token>)."
 
@@ -68,6 +69,29 @@ class Guard:
             raise Unauthorized(f"This API key {word}. Ask for a new one.")
         self.keys.note_use(key_id, now)
         return key.caller()
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """Who lets callers in, and where the stream tokens are that they were given."""
+
+    guard: Guard
+    tickets: Tickets
+
+    def lasting(self, caller: Caller) -> Callable[[], bool]:
+        """Return what tells whether a caller may still watch what it has opened."""
+
+        def may_stay() -> bool:
+            try:
+                self.guard.check(caller)
+            except Unauthorized:
+                return False
+            except PipelineUnavailable:
+                # Nobody can tell now. Who is here may stay until somebody can.
+                return True
+            return True
+
+        return may_stay
 
 
 def require(caller: Caller, scope: Scope) -> None:

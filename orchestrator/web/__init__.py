@@ -2,10 +2,11 @@
 
 from flask import Flask, Response
 
-from orchestrator import bootstrap, config
-from orchestrator.entrance import build_entrance
+from orchestrator import config
+from orchestrator.bootstrap.entrance import build_entrance
+from orchestrator.bootstrap.limiter import build_limiter
+from orchestrator.bootstrap.service import build_reader, build_service
 from orchestrator.headers import STRICT_TRANSPORT
-from orchestrator.limiter import build_limiter
 from orchestrator.settings import Settings
 from orchestrator.web import auth, errors, health, hosts, limits, origins, playground, rest, ws
 from orchestrator.web.app import App
@@ -21,7 +22,7 @@ API = "/api/v1"
 def create_app(settings: Settings | None = None) -> Flask:
     """Build the app with its service running. Raises ConfigError."""
     settings = settings or config.load()
-    service = bootstrap.build_service(settings)
+    service = build_service(settings)
     entrance = build_entrance(settings)
     limiter = build_limiter(settings)
     app = App(__name__)
@@ -29,7 +30,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[EXTENSION] = Context(
         settings,
         service,
-        bootstrap.build_reader(settings, service),
+        build_reader(settings, service),
         Connections(settings.max_connections * 3 // 4),
         entrance,
         limiter,

@@ -3,8 +3,7 @@
 from flask import Blueprint, Flask, Request, Response
 
 from orchestrator.auth import tickets
-from orchestrator.auth.entrance import Entrance
-from orchestrator.auth.guard import require
+from orchestrator.auth.guard import Entrance, require
 from orchestrator.auth.tickets import TTL_S
 from orchestrator.caller import STRANGER, Caller, Scope
 from orchestrator.web.context import caller, context, tenant

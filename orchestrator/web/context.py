@@ -7,7 +7,7 @@ from typing import cast
 from flask import Flask, current_app
 from werkzeug.local import LocalProxy
 
-from orchestrator.auth.entrance import Entrance
+from orchestrator.auth.guard import Entrance
 from orchestrator.caller import Caller
 from orchestrator.limits.limiter import Limiter
 from orchestrator.schemas import SubmitReader

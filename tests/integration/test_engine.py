@@ -19,7 +19,7 @@ from orchestrator.backends.engine.environment import for_engine
 from orchestrator.backends.engine.models import model_source
 from orchestrator.backends.engine.process import EngineProcess
 from orchestrator.backends.engine.tiny_llama import DEMO_TEXT
-from orchestrator.bootstrap import build_service
+from orchestrator.bootstrap.service import build_service
 from orchestrator.config import load
 from orchestrator.errors import (
     ConfigError,

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from orchestrator.bootstrap import build_service
+from orchestrator.bootstrap.service import build_service
 from orchestrator.config import load
 from orchestrator.errors import PipelineUnavailable
 from orchestrator.events import Completed, Event, Failed, Restarted, Token, Usage

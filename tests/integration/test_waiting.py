@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from orchestrator.bootstrap import build_service
+from orchestrator.bootstrap.service import build_service
 from orchestrator.config import load
 from orchestrator.job import Job, Priority, Status
 from tests.fakes.asking import WAIT_S, a_request, eventually

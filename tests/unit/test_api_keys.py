@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.auth import key_file, keys
-from orchestrator.auth.entrance import Entrance
-from orchestrator.auth.guard import Guard, require
+from orchestrator.auth.guard import Entrance, Guard, require
 from orchestrator.auth.key_file import LOOK_EVERY_S, KeyFile
 from orchestrator.auth.keys import NOTE_EVERY_S, Key
 from orchestrator.auth.tickets import MemoryTickets

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator import bootstrap
+from orchestrator.bootstrap import worker
 from orchestrator.errors import OrchestratorError, UpstreamError
 from orchestrator.routing.silence import Silence
 
-assert bootstrap, "it imports whatever has errors of its own"
+assert worker, "it imports whatever has errors of its own"
 
 
 def kinds(root: type[OrchestratorError]) -> Iterator[type[OrchestratorError]]:

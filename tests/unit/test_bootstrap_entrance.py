@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from orchestrator import config
-from orchestrator.entrance import build_entrance
+from orchestrator.bootstrap.entrance import build_entrance
 from orchestrator.errors import ConfigError
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

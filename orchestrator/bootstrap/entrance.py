@@ -5,8 +5,7 @@ import time
 import jwt
 from jwt.algorithms import get_default_algorithms
 
-from orchestrator.auth.entrance import Entrance
-from orchestrator.auth.guard import Guard
+from orchestrator.auth.guard import Entrance, Guard
 from orchestrator.auth.key_file import KeyFile
 from orchestrator.auth.key_set import KeySet
 from orchestrator.auth.keys import Keys

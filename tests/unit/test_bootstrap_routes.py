@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bootstrap import Routes
+from orchestrator.bootstrap.routes import Routes
 from orchestrator.config import load
 from orchestrator.routing.cache import Cached
 from orchestrator.routing.key import key_of

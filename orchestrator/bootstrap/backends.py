@@ -1,4 +1,4 @@
-"""How a backend of each kind is made: concrete classes are named here and in bootstrap alone."""
+"""How a backend of each kind is made."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from orchestrator import tls
-from orchestrator.bootstrap import Routes, routes_file, timeouts_of
+from orchestrator.bootstrap.backends import MAKERS
+from orchestrator.bootstrap.routes import Routes, tables_of, timeouts_of
 from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.errors import ConfigError, PipelineUnavailable, UpstreamError
-from orchestrator.makers import MAKERS
 from orchestrator.rate import parse
 from orchestrator.routes_file import BackendTable, ModelTable, RoutesFile
 from orchestrator.settings import Settings
@@ -48,19 +48,19 @@ class Check:
             raise ConfigError(fault)
         Routes(settings)
         self._settings = settings
-        self._file = routes_file(settings)
+        self._tables = tables_of(settings)
         self.ok = True
 
     def lines(self) -> Iterator[str]:
         """Ask every backend, and Redis; yield what comes of it, for people to read."""
-        yield self._file.path
+        yield self._tables.path
         yield from self._backends()
         yield from self._models()
         yield from self._redis()
 
     def _backends(self) -> Iterator[str]:
         yield "Backends:"
-        for table in self._file.backends.values():
+        for table in self._tables.backends.values():
             place = f" at {without_secrets(table.base_url)}" if table.base_url else ""
             limit = table.max_concurrency
             most = f", at most {limit} requests at once" if limit else ""
@@ -77,7 +77,7 @@ class Check:
             return f"FAILS: {error.message}."
         if not known:
             return "answers, but names no models: is base_url right? Most end in /v1."
-        missing = [name for name in _models_at(self._file, table.name) if name not in known]
+        missing = [name for name in _models_at(self._tables, table.name) if name not in known]
         if not missing:
             return "answers."
         listed = ", ".join(known[:SHOWN_MODELS]) + (", ..." if len(known) > SHOWN_MODELS else "")
@@ -85,7 +85,7 @@ class Check:
 
     def _models(self) -> Iterator[str]:
         yield "Models:"
-        for place, model in enumerate(self._file.models.values()):
+        for place, model in enumerate(self._tables.models.values()):
             also = "" if place else " (also for requests that name none)"
             yield f"  {model.name}{also}: {', then '.join(map(str, model.targets))}"
             yield f"    {self._persistence(model)}"

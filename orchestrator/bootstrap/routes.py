@@ -1,19 +1,13 @@
-"""The composition root: settings in, a service out. Here and in makers are classes named."""
+"""The routes of all models, made of the settings: targets, breakers, slots, caches."""
 
 import json
-import logging
 import math
 from functools import partial
 
 from orchestrator.backends.base import Backend
 from orchestrator.backends.engine.engines import Engines
+from orchestrator.bootstrap.backends import MAKERS, Order, Timeouts
 from orchestrator.config import environment
-from orchestrator.dispatch.dramatiq.broker import Broker
-from orchestrator.dispatch.dramatiq.dispatcher import DramatiqDispatcher
-from orchestrator.dispatch.dramatiq.duties import Duties
-from orchestrator.dispatch.pool import Pool
-from orchestrator.errors import ConfigError, PipelineUnavailable
-from orchestrator.makers import MAKERS, Order, Timeouts
 from orchestrator.routes_file import (
     KINDS,
     BackendTable,
@@ -30,26 +24,16 @@ from orchestrator.routing.outage import Outage
 from orchestrator.routing.retry import Policy
 from orchestrator.routing.slots import Slots
 from orchestrator.routing.target import Target
-from orchestrator.runner import Runner
-from orchestrator.schemas import SubmitReader
-from orchestrator.service import Model, Service
+from orchestrator.service import Model
 from orchestrator.settings import Settings
 from orchestrator.stores.cache import Cache
-from orchestrator.stores.memory import MemoryStore
 from orchestrator.stores.memory_cache import MemoryCache
 from orchestrator.stores.redis.alarms import RedisAlarms
 from orchestrator.stores.redis.cache import RedisCache
-from orchestrator.stores.redis.store import Leases, RedisStore
-
-logger = logging.getLogger("orchestrator")
-
-WEB_PATIENCE_S = 1.0
-WORKER_PATIENCE_S = 60.0
-"""How long a run waits for Redis. In a web process someone waits for the answer to a submit."""
 
 
-def routes_file(settings: Settings) -> RoutesFile:
-    """Return the file of the settings, or what the environment says in its place."""
+def tables_of(settings: Settings) -> RoutesFile:
+    """Return the backends and models: those of the file, or what the environment says instead."""
     if settings.routes:
         return settings.routes
     base_url, api_key = settings.server
@@ -83,12 +67,12 @@ class Routes:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError."""
         self._settings = settings
-        self._file = routes_file(settings)
+        self._tables = tables_of(settings)
         self._engines = Engines(settings.cache_home, settings.hub_url, environment())
         self._backends: dict[Order, Backend] = {}
         self._breakers: dict[TargetName, Breaker] = {}
         self._slots = {
-            name: Slots(table.max_concurrency) for name, table in self._file.backends.items()
+            name: Slots(table.max_concurrency) for name, table in self._tables.backends.items()
         }
         self._cache = _cache(settings)
         self._alarms = RedisAlarms(settings.redis_url) if settings.redis_url else None
@@ -96,7 +80,7 @@ class Routes:
         self.gates: dict[str, Gate] = {}
         self.models: list[Model] = []
         """The models that requests may name, the default one first."""
-        for model in self._file.models.values():
+        for model in self._tables.models.values():
             self._add(model)
 
     @property
@@ -107,8 +91,8 @@ class Routes:
         a limit as low as the places of one would keep requests from the others, and so it would
         those that share a call, and need no place of their own.
         """
-        first, *others = self._file.backends.values()
-        shared = any(model.coalesce for model in self._file.models.values())
+        first, *others = self._tables.backends.values()
+        shared = any(model.coalesce for model in self._tables.models.values())
         if others or shared or not KINDS[first.kind].local:
             return None
         return first.max_concurrency
@@ -147,7 +131,7 @@ class Routes:
         """Return who is asked: a changed file must not find the answers of an earlier one."""
         asked = []
         for target in model.targets:
-            table = self._file.backends[target.backend]
+            table = self._tables.backends[target.backend]
             asked.append([str(target), table.kind, table.base_url, table.callable, table.context])
         return json.dumps([model.name, asked])
 
@@ -161,15 +145,15 @@ class Routes:
         return Failover(model.name, targets, policy)
 
     def _where(self, model: ModelTable, place: int) -> str:
-        table = self._file.backends[model.targets[place].backend]
+        table = self._tables.backends[model.targets[place].backend]
         if not self._settings.routes:
             return "ORCHESTRATOR_BACKEND" if table.callable else "ORCHESTRATOR_MODEL"
         if table.callable:
-            return f"{self._file.path}: backends.{table.name}.callable"
-        return f"{self._file.path}: models.{model.name}.targets[{place}]"
+            return f"{self._tables.path}: backends.{table.name}.callable"
+        return f"{self._tables.path}: models.{model.name}.targets[{place}]"
 
     def _target(self, name: TargetName, timeouts: Timeouts, where: str) -> Target:
-        table = self._file.backends[name.backend]
+        table = self._tables.backends[name.backend]
         concurrency = min(self._settings.concurrency, table.max_concurrency or 10_000)
         order = Order(table, name.model, timeouts, concurrency, self._engines, where)
         if order not in self._backends:
@@ -187,107 +171,6 @@ class Routes:
         return self._breakers[name]
 
 
-def build_service(settings: Settings) -> Service:
-    """Return the service of a process that answers clients. Raises ConfigError.
-
-    It runs requests itself, in memory, and loads local models from then on; or it leaves all that
-    to workers, where there is a Redis.
-    """
-    routes = Routes(settings)
-    if settings.redis_url:
-        store = _redis_store(settings.redis_url, settings, WEB_PATIENCE_S)
-        runner = Runner(store, routes.of.__getitem__)
-        dispatcher = DramatiqDispatcher(_broker(settings), store, runner)
-        return _shared_service(settings, store, dispatcher, routes)
-    return _service_in_memory(settings, routes)
-
-
-def _service_in_memory(settings: Settings, routes: Routes) -> Service:
-    store = MemoryStore(
-        queue_limit=settings.queue_limit,
-        retention_s=settings.retention_s,
-        memory_limit=settings.memory_limit_mb * 1024 * 1024,
-    )
-    concurrency = min(settings.concurrency, routes.most_at_once or settings.concurrency)
-    pool = Pool(Runner(store, routes.of.__getitem__), concurrency, gates=routes.gates)
-    routes.start()
-    return Service(store, pool, routes.models, close=routes.close)
-
-
-def redis_of_worker(settings: Settings) -> str:
-    """Return where a worker's requests are. Raises ConfigError where it can have none."""
-    if not settings.redis_url:
-        raise ConfigError(
-            "REDIS_URL is not set. Workers take their requests from Redis: give them the same "
-            "address as the web processes."
-        )
-    return settings.redis_url
-
-
-def build_worker(settings: Settings) -> Broker:
-    """Return the broker whose messages this process is to run. Raises ConfigError."""
-    url = redis_of_worker(settings)
-    routes = Routes(settings)
-    store = _redis_store(url, settings, WORKER_PATIENCE_S)
-    runner = Runner(store, routes.of.__getitem__)
-    broker = _broker(settings)
-    dispatcher = DramatiqDispatcher(broker, store, runner)
-    duties = Duties(
-        runner,
-        store,
-        dispatcher,
-        helpers=[routes.start, _shared_service(settings, store, dispatcher, routes).start],
-        close=routes.close,
-        models=[model.id for model in routes.models],
-        most_at_once=routes.most_at_once,
-        renew_s=settings.lease_s / 3,
-        graceful_s=settings.graceful_timeout_s,
-        sign=settings.worker_sign,
-    )
-    duties.declare(broker)
-    return broker
-
-
 def _cache(settings: Settings) -> Cache:
     limit = settings.cache_mb * 1024 * 1024
     return RedisCache(settings.redis_url, limit) if settings.redis_url else MemoryCache(limit)
-
-
-def _redis_store(url: str, settings: Settings, patience_s: float) -> RedisStore:
-    store = RedisStore(
-        url,
-        queue_limit=settings.queue_limit,
-        retention_s=settings.retention_s,
-        leases=Leases(settings.lease_s, grace_s=settings.lease_s / 2),
-        patience_s=patience_s,
-    )
-    try:
-        for sentence in store.check():
-            logger.warning("%s", sentence)
-    except PipelineUnavailable as error:
-        # It is waited for: nothing needs a restart when it comes.
-        logger.warning("%s", error.message)
-    return store
-
-
-def _broker(settings: Settings) -> Broker:
-    broker = Broker(settings.queue_url)
-    broker.check()
-    return broker
-
-
-def _shared_service(
-    settings: Settings, store: RedisStore, dispatcher: DramatiqDispatcher, routes: Routes
-) -> Service:
-    return Service(store, dispatcher, routes.models, sweep_s=min(2.0, settings.lease_s / 3))
-
-
-def build_reader(settings: Settings, service: Service) -> SubmitReader:
-    """Return what makes requests of bodies, with these settings' defaults."""
-    names = [model.id for model in service.models]
-    timeouts = {
-        name: model.timeout_s
-        for name, model in routes_file(settings).models.items()
-        if model.timeout_s is not None
-    }
-    return SubmitReader(names, settings.timeout_s, settings.queue_timeout_s, timeouts)

@@ -1,6 +1,6 @@
 """What judges callers, made of the settings."""
 
-from orchestrator.bootstrap import routes_file
+from orchestrator.bootstrap.routes import tables_of
 from orchestrator.limits.limiter import Limiter
 from orchestrator.limits.memory import MemoryPlaces, MemoryWindows
 from orchestrator.limits.rules import ModelRules, Rules
@@ -28,7 +28,7 @@ def _rules(settings: Settings) -> Rules:
         name: ModelRules(
             parse(model.rate_limit) if model.rate_limit else (), model.tokens_a_day or 0
         )
-        for name, model in routes_file(settings).models.items()
+        for name, model in tables_of(settings).models.items()
     }
     return Rules(
         settings.rate_limit,
