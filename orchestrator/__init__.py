@@ -1,4 +1,4 @@
-"""LLM orchestrator: submit a prompt, have an id at once, read the answer however you like.
+"""LLM orchestrator: submit a prompt, get an id at once, read the answer however you like.
 
 The floors of the package, from the ground up. A module imports only from the floors below its own:
 

@@ -1,4 +1,4 @@
-"""What clients are answered with, field by field: the shapes of what views.py and wire.py make.
+"""The schemas of all answers, field by field: the shapes of what views.py and wire.py make.
 
 The views are written by hand, for speed; tests hold real answers against these.
 """
@@ -224,7 +224,7 @@ class FaultSchema(AnswerSchema):
 
 
 class ErrorSchema(AnswerSchema):
-    """Every answer that is no success, whatever raised it."""
+    """The answer for every error, whatever raised it."""
 
     error = fields.Nested(FaultSchema, **_always("The error."))
 

@@ -12,7 +12,7 @@ from gunicorn.http.errors import ParseException
 BODY_TIMEOUT_S = 30.0
 """How long a whole body may take: 1 MiB at 35 KiB/s."""
 DRAIN_S = 5.0
-"""How long a body that nobody wants is read all the same, so that its sender sees the answer."""
+"""How long an unwanted body is still read, so that its sender gets to see the answer."""
 UNREAD_BYTES = 16 * 1024 * 1024
 """And how much of it."""
 STEP = 64 * 1024
@@ -21,7 +21,7 @@ STEP = 64 * 1024
 class Body:
     """A request's body that must have come by a deadline, however steadily it trickles.
 
-    One that pours doesn't keep the loop to itself.
+    A body that comes fast pauses now and then, so that it doesn't keep the loop to itself.
     """
 
     def __init__(self, req: Any) -> None:

@@ -1,4 +1,4 @@
-"""Who asks: whose requests they see, what they may do, and whom the limits count."""
+"""A caller: whose requests it sees, what it may do, and by what name limits count it."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -29,12 +29,12 @@ class Caller(NamedTuple):
     key_id: str | None = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether it may do this. Who may ask models may read, and an admin may do all."""
+        """Whether it may do this. INFER includes READ, and ADMIN everything."""
         implied = {scope, Scope.ADMIN} | ({Scope.INFER} if scope is Scope.READ else set())
         return not implied.isdisjoint(self.scopes)
 
 
 ANYONE = Caller(tenant="", name="")
-"""Who asks where no credentials are asked for: it may do all."""
+"""The caller where no credentials are asked for: it may do everything."""
 STRANGER = Caller(tenant="", name="", scopes=frozenset())
-"""Who asks where credentials are asked for, and has not shown any yet: it may do nothing."""
+"""The caller that has yet to show its credentials, where they are asked for: it may do nothing."""

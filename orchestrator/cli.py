@@ -20,7 +20,7 @@ from orchestrator.server import files_for, raise_file_limit
 from orchestrator.settings import Settings
 
 EXIT_RESERVE_S = 2
-"""What of graceful_timeout is kept for a worker to go."""
+"""The part of graceful_timeout kept for a worker to end."""
 WORKER = [sys.executable, "-m", "orchestrator", "worker"]
 
 Options = argparse.Namespace

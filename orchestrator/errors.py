@@ -60,7 +60,7 @@ class NotAcceptable(OrchestratorError):
 
 
 class Unauthorized(OrchestratorError):
-    """Nobody can tell who asks: credentials are missing, wrong, or no longer in force."""
+    """The caller is unknown: credentials are missing, wrong, or no longer in force."""
 
     code = "UNAUTHORIZED"
 
@@ -137,7 +137,7 @@ class RunError(OrchestratorError):
 
 
 class UpstreamError(RunError):
-    """The provider can't be reached, answered with an error, or sent what is no answer."""
+    """The provider can't be reached, or sent an error, or something that is not an answer."""
 
     code = "UPSTREAM_ERROR"
 
@@ -167,7 +167,7 @@ class DeadlineExceeded(RunError):
 
 
 class WorkerLost(RunError):
-    """Whoever ran the request died, again and again."""
+    """The workers that ran the request died, again and again."""
 
     code = "WORKER_LOST"
 

@@ -88,7 +88,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Someone asked for the end; what was generated until then is the result."""
+    """The request was cancelled; what was generated until then is its result."""
 
     failed_usage: Usage | None = None
 

@@ -1,4 +1,4 @@
-"""What a start says once it serves: the address, the model, and a first request to paste."""
+"""What the server prints once it serves: the address, the model, and a first request to paste."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ def asked(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_asked(environ: Mapping[str, str]) -> bool:
-    """Whether a server with this environment is to greet: who starts it by itself has its log."""
+    """Whether a server with this environment is to greet: gunicorn started directly only logs."""
     return _ASKED in environ
 
 
@@ -53,7 +53,7 @@ def text(settings: Settings, command: str = "make run") -> str:
 
 
 def _note(settings: Settings) -> str:
-    """Return what must be known of a model that is none."""
+    """Return a warning where echo answers, which is not a model."""
     if settings.routes:
         return ""
     match settings.backend, settings.model:

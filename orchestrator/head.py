@@ -8,7 +8,7 @@ _ALWAYS_GOOD = frozenset((*headers.DATA, headers.NO_STORE, ("Content-Type", "app
 
 
 class Response(wsgi.Response):
-    """gunicorn's, which holds each header of each answer against two patterns.
+    """gunicorn's response, but for its check of every header against two patterns.
 
     Those that nearly every answer has are ours and never change: they need no look.
     """

@@ -8,10 +8,10 @@ SERVER: Final = "web-api"
 """What the Server header says: neither the program nor its version."""
 
 NO_STORE: Final = ("Cache-Control", "no-store")
-"""On every answer that doesn't say itself how it may be kept: it is of one caller alone."""
+"""On every answer that sets no Cache-Control of its own: it is for one caller alone."""
 
 STRICT_TRANSPORT: Final = ("Strict-Transport-Security", "max-age=31536000")
-"""With TLS: browsers come by TLS for a year. What else is under the domain is not spoken for."""
+"""With TLS: browsers use https for a year. It says nothing about subdomains."""
 
 _EVERYWHERE: Headers = (
     ("X-Content-Type-Options", "nosniff"),
@@ -26,7 +26,7 @@ DATA: Headers = (
     *_EVERYWHERE,
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox"),
 )
-"""For what is no page: opened as one, it may do nothing."""
+"""For answers that are not pages: opened as one, they may do nothing."""
 
 
 def of_page(**sources: str) -> Headers:

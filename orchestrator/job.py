@@ -55,7 +55,7 @@ class OnBusy(StrEnum):
 
 
 class Reuse(StrEnum):
-    """Whether a request may have another's answer: yes; no, but others may have its; neither."""
+    """Whether a kept answer may be used (ALLOWED), only written (REFRESH), or neither (NEVER)."""
 
     ALLOWED = "allowed"
     REFRESH = "no-cache"
@@ -88,7 +88,7 @@ class GenerateRequest(NamedTuple):
 
     @property
     def session(self) -> str:
-        """The name of its session among those of all tenants."""
+        """The name of its session, unique among all tenants."""
         return session_of(self.tenant, self.session_id)
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class IllegalMove(Exception):
 class Job(NamedTuple):
     """One request at one moment. Times are seconds since the epoch; ids are UUIDv7.
 
-    ``run`` counts, from 1, to whom the request was given to be run; ``attempts`` how often a
+    ``run`` is how many times it was handed to a worker, from 1; ``attempts`` how many times a
     model was asked.
     """
 
@@ -133,7 +133,7 @@ class Job(NamedTuple):
 
     @property
     def cached(self) -> bool:
-        """Whether its answer is one that was kept: nobody was asked."""
+        """Whether its answer is a kept one, for which no model was asked."""
         return self.started_at is not None and self.attempts == 0
 
     def apply(self, event: Event, at: float) -> "Job":

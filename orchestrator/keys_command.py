@@ -38,7 +38,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Do what the command line says; return the exit code. Raises ConfigError."""
+    """Run the command; return the exit code. Raises ConfigError."""
     found = build_keys(settings)
     try:
         match options.action:

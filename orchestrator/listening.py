@@ -1,4 +1,4 @@
-"""The address that is served: whether anything can listen there."""
+"""Whether the server can listen at the address that it is to serve."""
 
 import errno
 import socket

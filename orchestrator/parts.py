@@ -12,9 +12,9 @@ from dataclasses import dataclass
 LOOK_S = 0.2
 SETTLED_S = 5.0
 PAUSE_MOST_S = 30.0
-"""What lives shorter than that is started after twice the pause each time, up to this one."""
+"""A process that dies before SETTLED_S is started after twice the last pause, up to this one."""
 HOPELESS = (2, 3, 4, os.EX_CONFIG)
-"""What ends so could not load, and never will: Dramatiq, gunicorn (two), a worker of ours."""
+"""Exit codes of what could not load, and never will: Dramatiq, gunicorn (two), a worker of ours."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The engine: one claimed request, from its first token to the end it deserves."""
+"""The engine: runs one claimed request, from its route's tokens to the event that ends its log."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ from orchestrator.stores.base import Store
 logger = logging.getLogger("orchestrator")
 
 YIELD_EVERY = 32
-"""Tokens between two bows to other greenlets: a backend that never waits would starve them."""
+"""Tokens between two pauses for other greenlets: a backend that never waits would starve them."""
 
 
 class _Run:
@@ -120,7 +120,7 @@ class Runner:
             run.stop.request(ShuttingDown())
 
     def _route(self, job_id: str) -> Route | None:
-        """Return the way to a request's model; None where it is for others to run."""
+        """Return the route of a request's model; None where other workers have to run it."""
         model = self._store.get(job_id).request.model
         try:
             return self._route_of(model)
@@ -185,9 +185,9 @@ class Runner:
         raise UpstreamTruncated("The model's answer stopped before its end. Submit it again.")
 
     def _begin_anew(self, job: Job, attempt: Attempt, has_said: bool) -> None:
-        """Tell readers of another attempt where it takes words back; note it otherwise.
+        """Write a restart where the new attempt makes words void; otherwise only note it.
 
-        Attempts are counted over all runs: the route knows of this one alone.
+        Attempts are counted over all runs, and the route only knows this one.
         """
         number = job.attempts - 1 + attempt.number
         if has_said:

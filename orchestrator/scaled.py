@@ -68,7 +68,7 @@ class Scaled:
         return 0
 
     def _processes(self) -> str:
-        """Return who is there, and how to see one die."""
+        """Return which processes there are, and how to see one die."""
         pids = {**self._store.pids, **self._service.pids}
         worker = self._service.pids[f"worker {WORKERS}"]
         lines = [

@@ -45,7 +45,7 @@ of a request once it has begun, or has connected."""
 READ_AT_ONCE = 8192
 """Bytes, as many as gunicorn reads of a head."""
 CROWDED = 7 / 8
-"""From this share of the connections on, those idle for longest make room for new ones."""
+"""Past this share of the connections, those that were idle longest make room for new ones."""
 CLIENT_OPTIONS = {
     # How long, in ms, a client may leave what was sent without a sign of life.
     "TCP_USER_TIMEOUT": 10_000,
@@ -56,13 +56,13 @@ CLIENT_OPTIONS = {
 HEARTBEAT_S = 1.0
 """How often the master is told that the loop turns."""
 DRAIN_RESERVE_S = 5.0
-"""What of graceful_timeout is kept for telling clients: gunicorn kills at its end, unasked."""
+"""The part of graceful_timeout kept for telling clients: at its end gunicorn kills the worker."""
 TELL_S = 1.0
 """How long open streams and sockets may take to deliver their ends."""
 POLL_S = 2.0
-"""How long those who poll may come for theirs: they are told to come every second."""
+"""How long clients that poll have to fetch their result after the drain: they ask every second."""
 EXIT_RESERVE_S = 1.5
-"""What of graceful_timeout is kept for the process to go."""
+"""The part of graceful_timeout kept for the process itself to end."""
 GC_THRESHOLD = (10_000, 10, 1_000)
 """How seldom garbage is looked for: see gc.set_threshold."""
 
@@ -136,7 +136,7 @@ def raise_file_limit(wanted: int) -> str | None:
 
 
 class _Patience(gevent.Timeout):
-    """Ends a wait for a request without a word, as does the socket's own timeout."""
+    """Ends a wait for a request silently, as the socket's own timeout does."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds, False)
@@ -338,8 +338,8 @@ def _shake_hands(client: ssl.SSLSocket) -> bool:
 def _end_input(client: Any) -> None:
     """Let a connection's reader see its end after what has come already.
 
-    Through a handle of its own: gevent's socket would raise in who reads, and a TLS socket would
-    go on without TLS.
+    Through a second handle: gevent's socket would raise in the reader, and a TLS socket would go on
+    without TLS.
     """
     with contextlib.suppress(OSError), _NativeSocket(fileno=os.dup(client.fileno())) as handle:
         handle.shutdown(socket.SHUT_RD)

@@ -36,7 +36,7 @@ BATCH = 256
 START = -1
 """The cursor before the first event of a log."""
 RETRY_S = 0.5
-"""How often those who follow a request ask a store that is out of reach."""
+"""How often to ask a store that is out of reach while following a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,9 @@ class Model:
 class Service:
     """The rules, over a store and a dispatcher.
 
-    Whoever asks names its tenant, and sees nothing of another's; "" is nobody's, where callers are
-    not asked who they are. There is no default: what is forgotten must not be taken for nobody.
+    Each call names the caller's tenant, and sees nothing of other tenants. The tenant is "" where
+    callers are not asked who they are. It has no default, so that a forgotten tenant is an error,
+    not everybody's data.
 
     ``close`` ends what answers in this process, once nothing runs any more.
     """
@@ -141,7 +142,8 @@ class Service:
     def queue_position(self, job: Job) -> int | None:
         """Return how many requests are ahead of a pending one; None for any other.
 
-        Of a session's later turns these are those before it there, and those before the first.
+        For a later turn of a session that is those before it in the session, and those before the
+        session's next one.
         """
         if job.status is not Status.PENDING:
             return None
@@ -177,7 +179,7 @@ class Service:
     ) -> tuple[int, LogPage]:
         """Return a client's cursor and the events after it.
 
-        One that is ahead of a log which still grows means from the start.
+        A cursor that is ahead of a log which still grows means from the start.
         """
         if after > START:
             # With the event at the cursor, which shows that the log has come so far.
@@ -280,7 +282,7 @@ class Service:
             logger.warning("%d requests ended by the restart", len(left))
 
     def _own(self, job: Job, tenant: str) -> Job:
-        """Return a tenant's request; another's is as absent as one that never was."""
+        """Return a tenant's request; for another tenant's, raise as if it had never been."""
         if job.request.tenant != tenant:
             raise self._store.absent(job.id)
         return job

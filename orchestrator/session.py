@@ -1,4 +1,4 @@
-"""A session: the conversation that its requests carry on, and what of it a model is told."""
+"""A session: the conversation that its requests carry on, and what part of it a model is told."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class History(NamedTuple):
 class SessionHead:
     """A session at one moment, as lists show it. Times are seconds since the epoch.
 
-    ``name`` is unlike those of all others: see GenerateRequest.session.
+    ``name`` is unique among all tenants: see GenerateRequest.session.
     """
 
     name: str
@@ -76,6 +76,6 @@ class SessionHead:
 
 @dataclass(frozen=True, slots=True)
 class Session(SessionHead):
-    """The same with what was said."""
+    """A session with its messages."""
 
     history: History

@@ -328,7 +328,7 @@ class Settings:
 
     @property
     def keys_path(self) -> Path:
-        """The file that API keys are in, where they are in one."""
+        """The file that holds API keys, if a file does."""
         return Path(self.api_keys or "")
 
     @property
@@ -338,7 +338,7 @@ class Settings:
 
     @property
     def secrets(self) -> frozenset[str]:
-        """All that may be shown nowhere: keys, passwords, and addresses that have one."""
+        """All that must never be shown: keys, passwords, and addresses that have one."""
         values = {getattr(self, item.name) for item in fields(self) if not item.repr}
         texts = [value for value in values if isinstance(value, str)]
         passwords = [urlsplit(text).password or "" for text in texts if "://" in text]
@@ -363,7 +363,7 @@ class Settings:
 
     @property
     def model_name(self) -> str:
-        """What clients call the default model: echo is never taken for one."""
+        """What clients call the default model; always "echo" for echo, which is not a model."""
         if self.routes:
             return next(iter(self.routes.models))
         named = self.model if self.backend != "echo" else None

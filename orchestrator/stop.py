@@ -1,4 +1,4 @@
-"""How a run is ended from outside: a reason, and what wakes whoever is blocked."""
+"""How a run is stopped from outside: the reason, and waking a backend that is blocked."""
 
 import logging
 import threading

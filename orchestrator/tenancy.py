@@ -4,9 +4,9 @@ from urllib.parse import quote, unquote
 
 
 def session_of(tenant: str, session_id: str) -> str:
-    """Return the name that a tenant's session has among those of all tenants.
+    """Return the name of a tenant's session, unique among all tenants.
 
-    What is before the first slash is the tenant; nobody's sessions have a plain name.
+    The tenant comes before the first slash. Where there are no tenants, the name is the plain id.
     """
     if tenant or "/" in session_id:
         return f"{quoted(tenant)}/{session_id}"
@@ -14,17 +14,17 @@ def session_of(tenant: str, session_id: str) -> str:
 
 
 def quoted(tenant: str) -> str:
-    """Return a tenant as it is in the names of what it has: ASCII, and without a slash."""
+    """Return a tenant as it stands in such names: in ASCII, without a slash."""
     return quote(tenant, safe="")
 
 
 def tenant_of(session: str) -> str:
-    """Return whose session it is, by its name."""
+    """Return the tenant of a session by its unique name."""
     before, slash, _ = session.partition("/")
     return unquote(before) if slash else ""
 
 
 def session_id_of(session: str) -> str:
-    """Return what its tenant calls a session, by its name."""
+    """Return the id by which the tenant knows a session, by its unique name."""
     before, slash, after = session.partition("/")
     return after if slash else before

@@ -1,4 +1,4 @@
-"""The certificate and key that https is served with: whether they can be, and from which TLS on."""
+"""The certificate and key for https: whether they can be used, and the oldest TLS allowed."""
 
 import ssl
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What the names of the environment's variables tell: one misspelt, or two that don't go together.
+"""Finds misspelt names of settings, and settings that don't go together, in the environment.
 
-What can't count is never left aside without a word.
+A setting that would have no effect stops the start, instead of being ignored.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,13 +23,13 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     f"{PREFIX}JWT_AUDIENCE": _TOKENS,
     f"{PREFIX}JWT_TENANT_CLAIM": _TOKENS,
 }
-"""What counts only beside one of others."""
+"""Settings that only have an effect together with one of others."""
 
 IN_FILE = tuple(
     f"{PREFIX}{name}"
     for name in ("BACKEND", "MODEL", "ECHO_DELAY_S", "ENGINE_SLOTS", "ENGINE_CONTEXT")
 )
-"""What a routes file says in its own words. Names that other programs share are not meant."""
+"""Settings that a routes file replaces. Names that other programs use too are left out."""
 
 _ONE_OF = (*((FILE, name) for name in IN_FILE), *combinations(_TOKENS, 2))
 
@@ -49,7 +49,7 @@ def check_names(environ: Mapping[str, str], known: Collection[str]) -> None:
 
 
 def check_together(environ: Mapping[str, str]) -> None:
-    """Refuse what would not count for the sake, or the lack, of another. Raises ConfigError."""
+    """Refuse a setting that another one, or its absence, makes useless. Raises ConfigError."""
     has = {name for name, value in environ.items() if value.strip()}
     for first, second in _ONE_OF:
         if {first, second} <= has:

@@ -17,7 +17,7 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def error_view(code: str, message: str, details: Json | None = None) -> Json:
-    """Return what is answered with where something went wrong."""
+    """Return the error envelope."""
     return {"error": {"code": code, "message": message, "details": details or {}}}
 
 

@@ -1,4 +1,4 @@
-"""What ``dramatiq-gevent orchestrator.worker`` runs: a process that answers what web ones took."""
+"""What ``dramatiq-gevent orchestrator.worker`` runs: the requests that web processes accepted."""
 
 import os
 import sys

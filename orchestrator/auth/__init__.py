@@ -1,1 +1,1 @@
-"""Credentials: API keys, JSON web tokens, and whose they are."""
+"""Credentials: API keys, JSON web tokens, and the callers that they stand for."""

@@ -1,4 +1,4 @@
-"""Who comes in: what a client has sent becomes a caller, or is refused."""
+"""Authentication: the credentials that a client has sent become a caller, or are refused."""
 
 import time
 from collections.abc import Callable
@@ -73,13 +73,13 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """Who lets callers in, and where the stream tokens are that they were given."""
+    """What lets callers in: the guard, and the stream tokens that it has given out."""
 
     guard: Guard
     tickets: Tickets
 
     def lasting(self, caller: Caller) -> Callable[[], bool]:
-        """Return what tells whether a caller may still watch what it has opened."""
+        """Return a function that tells whether a caller may still watch what it has opened."""
 
         def may_stay() -> bool:
             try:

@@ -18,7 +18,7 @@ from orchestrator.errors import ConfigError
 logger = logging.getLogger("orchestrator")
 
 LOOK_EVERY_S = 1.0
-"""How often, at most, it is looked whether the file has changed."""
+"""How often, at most, to look whether the file has changed."""
 
 
 class KeyFile:
@@ -88,7 +88,7 @@ class KeyFile:
             self._noting.start()
 
     def _note(self, wait_s: float) -> None:
-        """Write all uses down at once, a minute after the last time: no call waits for it."""
+        """Write all uses down together, a minute after the last time. No call waits for it."""
         time.sleep(wait_s)
         self._noted_at = self._clock()
         self._noting = None
@@ -150,7 +150,7 @@ class KeyFile:
 def _replace(path: Path, value: Any, *, is_precious: bool = True) -> None:
     """Write ``value`` to a file that only its owner may read, whole or not at all.
 
-    What is precious is there even if the machine goes off in the next moment.
+    What ``is_precious`` is safe even if the machine loses power in the next moment.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:

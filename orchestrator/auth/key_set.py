@@ -19,13 +19,13 @@ from orchestrator.urls import is_private
 logger = logging.getLogger("orchestrator")
 
 KEEP_S = 300.0
-"""How long keys are good without a look whether they are still."""
+"""How long keys are used before they are fetched again."""
 LOOK_AT_LEAST_S = 2 * KEEP_S
-"""And how long while somebody looks, for whom nobody waits."""
+"""How long they are still used while that goes on in the background."""
 AGAIN_S = 15.0
-"""How soon, at least, keys are asked for again: made-up key ids cost the issuer nothing."""
+"""The shortest time between two fetches, so that made-up key ids cost the issuer nothing."""
 TRUST_S = 24 * 3600.0
-"""How long keys are used while their issuer can't be reached."""
+"""How long keys are used at most while their issuer can't be reached."""
 FETCH_S = 5.0
 BODY_BYTES = 256 * 1024
 MOST_KEYS = 100
@@ -72,7 +72,7 @@ class KeySet:
         return keys.get(key_id, ())
 
     def _refresh(self) -> None:
-        """Fetch the keys, unless somebody has just done so; what fails leaves them as they were."""
+        """Fetch the keys, unless that was just done; a failure leaves them as they were."""
         with self._lock:
             if self._clock() - self._asked_at < AGAIN_S:
                 return

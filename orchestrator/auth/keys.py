@@ -128,7 +128,7 @@ class Keys(Protocol):
         ...
 
     def revoke(self, key_id: str, at: float) -> bool:
-        """Put a key out of force from now on. Returns False where there is none of that id."""
+        """Revoke a key. Returns False where there is none with that id."""
         ...
 
     def note_use(self, key_id: str, at: float) -> None:
@@ -144,7 +144,7 @@ def create(
     rate: str | None = None,
     expires_at: float | None = None,
 ) -> tuple[Key, str]:
-    """Return a new key, and ``id.secret``, which nobody can tell again."""
+    """Return a new key, and its ``id.secret``, which can't be recovered later."""
     key_id = "ok_" + "".join(secrets.choice(_ALPHABET) for _ in range(16))
     secret = secrets.token_urlsafe(32)
     key = Key(key_id, tenant, scopes, digest(pepper, key_id, secret), now, rate, expires_at)

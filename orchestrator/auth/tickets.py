@@ -17,9 +17,9 @@ from orchestrator.errors import PipelineUnavailable, Unauthorized
 
 TTL_S = 60
 MOST_EACH = 100
-"""Tokens of one caller that wait to be used; the oldest makes room for a new one."""
+"""How many unused tokens one caller may have; the oldest makes room for a new one."""
 MOST = 100_000
-"""Tokens that one process keeps for those who have not come yet."""
+"""How many unused tokens one process keeps."""
 
 
 class Tickets(Protocol):
@@ -38,7 +38,7 @@ class Tickets(Protocol):
 
 
 class _Ticket(NamedTuple):
-    """What waits until it is used, or until then, in monotonic seconds."""
+    """An unused token, and when it ends, in monotonic seconds."""
 
     until: float
     owner: str

@@ -21,7 +21,7 @@ NAME_MOST = 255
 SUBJECT = "sub"
 NO_MATCH = "The token's signature does not match, or it is no token."
 LAST_MOMENT = 253_402_300_800.0
-"""The end of the year 9999: what a clock can show."""
+"""The end of the year 9999, the last one that ``datetime`` knows."""
 
 
 class Refused(Exception):
@@ -55,7 +55,8 @@ def is_weak(key: Any, algorithm: str) -> bool:
 class TokenReader:
     """Makes callers of tokens. ``issuer`` and ``audience`` are checked where they are set.
 
-    A ``tenant_claim`` names tenants as keys do; with ``sub`` each subject is one, and no key's.
+    A ``tenant_claim`` names the tenant, as keys do. With ``sub`` each subject is a tenant of its
+    own, which no key can name.
     """
 
     verifiers: Verifiers
@@ -129,7 +130,7 @@ class TokenReader:
         return claims
 
     def _moments(self, claims: dict[str, Any]) -> float:
-        """Return until when a token is valid, having checked that it is by now."""
+        """Check that a token is valid now; return until when it is."""
         now = self.clock()
         if _moment(claims, "exp") + LEEWAY_S <= now:
             raise Refused("The token has expired. Get a new one.")
@@ -155,7 +156,7 @@ def _name(claims: dict[str, Any], claim: str) -> str:
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[Scope]:
-    """Return what ``scope`` (RFC 8693) allows; without one, to ask models."""
+    """Return the scopes that ``scope`` (RFC 8693) names; without one, INFER."""
     if "scope" not in claims:
         return frozenset({Scope.INFER})
     value = claims["scope"]

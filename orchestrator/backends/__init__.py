@@ -1,1 +1,1 @@
-"""What answers prompts. One port (base.py), one adapter a file, or a package where it is large."""
+"""The models that answer prompts. The port is base.py; each adapter has its file or package."""

@@ -67,7 +67,7 @@ class Answer(ABC):
             yield spent
 
     def hear(self, text: str, thought: bool = False) -> str:
-        """Take a piece of text, or note a thought, which isn't shown; return what is to be."""
+        """Take a piece of text, or note a thought, which isn't shown; return the text to show."""
         if text or thought:
             self.begun, self.thinking = True, not text
         if text:

@@ -1,4 +1,4 @@
-"""The port to a model: a prompt goes in, pieces of text come out, and a last word why it ended."""
+"""The port to a model: a prompt goes in, pieces of text come out, then why the answer ended."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ _PASSING = frozenset({408, 409, 425, 429})
 
 
 def may_pass(status: int) -> bool:
-    """Return whether what a provider answers with this HTTP status may be over by itself soon."""
+    """Return whether what a provider's HTTP status stands for may soon pass by itself."""
     return status in _PASSING or status >= 500
 
 

@@ -3,11 +3,11 @@
 from http.client import HTTPException, HTTPResponse, parse_headers
 
 MOST_INTERIM = 100
-"""A server that says more often that it will answer never does."""
+"""A server that sends more interim answers than this never answers."""
 
 
 class FinalResponse(HTTPResponse):
-    """An answer that no other one follows.
+    """An HTTP answer after all interim ones.
 
     http.client knows 100 alone as interim. It takes 102 and 103 for the answer itself, and so the
     answer that follows them for that to the connection's next request.

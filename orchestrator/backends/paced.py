@@ -1,4 +1,4 @@
-"""Sockets whose waits all end with one clock."""
+"""Sockets whose waits all share one deadline."""
 
 import io
 import socket

@@ -1,4 +1,4 @@
-"""What a provider's rejection is about, where another provider might decide otherwise or must not.
+"""What a provider's rejection is about: whether another provider may help, or must not be asked.
 
 The codes and words are those of OpenAI, Azure, vLLM, llama.cpp, SGLang, TGI and OpenRouter.
 """

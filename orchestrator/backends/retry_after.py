@@ -1,4 +1,4 @@
-"""When a provider wants to be asked again, as its headers say."""
+"""Reads from a provider's headers when it wants to be asked again."""
 
 import re
 import time

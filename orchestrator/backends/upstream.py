@@ -1,4 +1,4 @@
-"""Calls to a provider over HTTP: kept connections, a clock over every wait, a stop that bites."""
+"""Calls to a provider over HTTP: with kept connections, a deadline for every wait, and a stop."""
 
 import errno
 import os

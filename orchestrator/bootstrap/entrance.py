@@ -1,4 +1,4 @@
-"""What decides who comes in, made of the settings."""
+"""The check of credentials, made of the settings."""
 
 import time
 

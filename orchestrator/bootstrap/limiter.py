@@ -1,4 +1,4 @@
-"""What judges callers, made of the settings."""
+"""The limiter, made of the settings."""
 
 from orchestrator.bootstrap.routes import tables_of
 from orchestrator.limits.limiter import Limiter
@@ -11,7 +11,7 @@ from orchestrator.stores.redis.limits import RedisLimits
 
 
 def build_limiter(settings: Settings) -> Limiter | None:
-    """Return what judges callers; None where nothing is limited, and no key may have a rate."""
+    """Return the limiter; None where nothing is limited, and no key may have a rate."""
     rules = _rules(settings)
     if not rules.has_any and not settings.api_keys:
         return None

@@ -1,1 +1,1 @@
-"""Who runs requests, and in which order. One port (base.py), one way of running a file."""
+"""Which process runs a request, and when. The port is base.py; each way of running has its file."""

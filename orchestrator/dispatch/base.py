@@ -17,13 +17,13 @@ class Dispatcher(Protocol):
         ...
 
     def check(self, model: str | None = None) -> None:
-        """Raise PipelineUnavailable while nothing would run what is put, or what names a model."""
+        """Raise PipelineUnavailable while nothing would run a job, or a job of ``model``."""
         ...
 
     def put(self, job: Job) -> None:
-        """Queue a job by its priority. It never refuses: the store has bounded how many there are.
+        """Queue a job by its priority. It never refuses: the store has limited how many there are.
 
-        What can't be queued now comes again, by the store's sweep.
+        A job that can't be queued now is handed out again by a sweep of the store.
         """
         ...
 

@@ -13,7 +13,7 @@ from orchestrator.routing.base import Admission, Gate
 
 _RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 _JOINING = ""
-"""The lane of those that share a call which runs, whatever their model: they need no place."""
+"""The lane of requests that join a running call, whatever their model: they need no place."""
 
 
 class Turn(NamedTuple):
@@ -28,7 +28,7 @@ class Turn(NamedTuple):
 
 
 class Line:
-    """One lane a model, so that one that has no room keeps nobody waiting but its own.
+    """One lane for each model, so that a full model keeps only its own requests waiting.
 
     ``gates`` says by model when there is room. Not safe to be used by several threads at once.
     """
@@ -87,12 +87,12 @@ class Line:
         return None
 
     def ended(self, key: Hashable) -> None:
-        """Note that a request whose turn had ``key`` has run."""
+        """Note that a request has run, by the ``key`` of its turn."""
         self._alike[key].running -= 1
         self._forget_alike(key)
 
     def drop(self, job_id: str) -> bool:
-        """Take one out that will not run; False where it does not wait."""
+        """Take out a request that will not run; False where it is not waiting."""
         for lane in self._waiting.values():
             if any(queue.drop(job_id) is not None for queue in lane.queues):
                 break
@@ -106,7 +106,10 @@ class Line:
         return True
 
     def position(self, job_id: str, priority: Priority) -> int:
-        """Return how many are ahead; those that have no room are not, but for the same model's."""
+        """Return how many are ahead.
+
+        Requests of models that are full don't count, except its own model's.
+        """
         rank = _RANKS[priority]
         mine = next((lane for lane in self._waiting.values() if job_id in lane.queues[rank]), None)
         ticket = mine.queues[rank].ticket(job_id) if mine else 0
@@ -137,9 +140,9 @@ class Line:
         self._waiting[lane.model] = lane
 
     def _lead(self, job_id: str, key: Hashable, lane: "_Lane") -> None:
-        """Let those that ask the same as one that begins follow it, since they can share its call.
+        """Let requests that ask the same follow one that begins, since they can share its call.
 
-        Where they can't after all, they wait for a place where they run.
+        Those that can't after all wait for a place once they run.
         """
         alike = self._alike.setdefault(key, _Alike())
         alike.running += 1

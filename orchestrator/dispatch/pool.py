@@ -18,7 +18,7 @@ from orchestrator.runner import Runner
 logger = logging.getLogger("orchestrator")
 
 YIELD_EVERY = 32
-"""Jobs between two bows to other greenlets, where none of them waits for anything."""
+"""Jobs between two pauses for other greenlets, where no job waits for anything."""
 TICK_S = 0.1
 """How often deadlines are looked at, and targets that were to be left alone."""
 
@@ -80,7 +80,7 @@ class Pool:
         self._runner.stop_all()
 
     def _look(self) -> None:
-        """Have one come where what waits may start by now."""
+        """Wake a thread where a waiting request may start by now."""
         if not self._line:
             return
         with self._lock:

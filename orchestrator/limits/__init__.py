@@ -1,1 +1,1 @@
-"""What a caller may have: so many calls in a time, requests and streams at once, tokens a day."""
+"""The limits of a caller: its rate of calls, requests and streams at once, tokens a day."""

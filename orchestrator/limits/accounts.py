@@ -1,4 +1,4 @@
-"""Whom limits count: callers by their names, and whoever has none by its address."""
+"""By what name limits count a caller: its own, or its address where it has none."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -9,7 +9,7 @@ from orchestrator.rate import Rate, parse
 from orchestrator.tenancy import quoted
 
 IPV6_PREFIX = 64
-"""What one customer has of IPv6 addresses, at least: whoever has so many is counted once."""
+"""The IPv6 network that one customer has at least: all of it counts as one address."""
 ADDRESS = "address:"
 """How the account of an address begins, and no other."""
 HOPS_MOST = 20

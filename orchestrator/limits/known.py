@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from orchestrator.limits.accounts import ADDRESS
 
 MOST = 10_000
-"""Accounts of a kind that are remembered; who has not come for longest goes for a new one."""
+"""How many accounts of a kind are remembered; the one unseen for longest makes room."""
 
 V = TypeVar("V")
 

@@ -1,4 +1,4 @@
-"""What doors ask before they do anything for a caller: may it, and what is left to it."""
+"""What doors ask before they do anything for a caller: whether it may, and what it has left."""
 
 import math
 import threading
@@ -21,7 +21,7 @@ STREAM_AGAIN_S = 2
 
 
 class Left(NamedTuple):
-    """What is left to a caller: of ``limit`` calls so many, more at ``reset_at``, a Unix time."""
+    """How many of its ``limit`` calls a caller has left; more come at ``reset_at``, a Unix time."""
 
     limit: int
     remaining: int
@@ -44,8 +44,8 @@ class _Seen(NamedTuple):
 class Limiter:
     """Judges callers by the rules. ``clock`` gives monotonic seconds.
 
-    A caller that was refused is refused again without a count until the moment it was told: who
-    hammers costs nobody anything.
+    A caller that was refused is refused again, without being counted, until the time it was told:
+    a client that ignores that costs nothing.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is counted for callers over all processes; while the others are out of reach, its share."""
+"""What is counted for callers over all processes; while those are out of reach, a share of it."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ from orchestrator.rate import Rate
 ALONE_S = 1.0
 """For how long the others are not asked once they were out of reach."""
 RENEW_S = 5.0
-"""How often places are renewed, and it is said that this process is there."""
+"""How often places are renewed, which also says that this process is there."""
 
 logger = logging.getLogger("orchestrator")
 

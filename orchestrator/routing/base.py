@@ -28,7 +28,7 @@ Stream = Generator[Item, None, None]
 
 
 class Route(Protocol):
-    """Whoever answers for a model. Every backend is one, of one attempt."""
+    """What answers for a model. Every backend is a route with one attempt."""
 
     @property
     def name(self) -> str:
@@ -42,8 +42,8 @@ class Route(Protocol):
 
         A Usage is what the attempt has cost so far, each in place of its last one.
 
-        Attempts are told of from the second on, the first one where it asks another backend than
-        ``name``, and number 0 always.
+        An Attempt comes before the second one and all later ones, before the first one if it asks
+        another backend than ``name``, and always for number 0.
         """
         ...
 
@@ -60,10 +60,10 @@ class Admission:
 
 
 class Gate(Protocol):
-    """Whoever knows when a request of a model is worth starting.
+    """What knows when a request of a model is worth starting.
 
-    It is not while all that it could do is wait: for a place at a full backend, or until a target
-    that is left alone may be asked.
+    It is not worth starting while it could only wait: for a place at a full backend, or until a
+    target that is left alone may be asked.
     """
 
     def has_room(self) -> bool:
@@ -75,9 +75,9 @@ class Gate(Protocol):
         ...
 
     def alike(self, request: GenerateRequest) -> Hashable | None:
-        """Return what is equal for requests that can share a call, and so a place.
+        """Return a value that is equal for requests that can share a call, and so a place.
 
-        None for those that share none.
+        None for a request that shares no call.
         """
         ...
 

@@ -24,14 +24,14 @@ HELD_MAX_S = OPEN_MAX_S
 PROBE_S = 30.0
 """How long a probe may keep others away without a sign of life."""
 SILENCE_S, SILENCE_TIMES = 0.5, 2.0
-"""A silence that a request's deadline cut short is a failure where it lasted that long, and so many
+"""A silence that a request's deadline cut short is a failure if it lasted this long, and this many
 times what the target usually takes to begin: else a hurried client would open it for all."""
 NEWEST = 0.125
 """The weight of the newest answer in what is usual."""
 
 
 Tell = Callable[[float, RunError | None], None]
-"""Is told for how many seconds a target is left alone, and why; 0 and None of each answer."""
+"""Called with the seconds for which a target is left alone, and why; an answer gives 0 and None."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class _Second:
 
 
 class Permit:
-    """Leave to make one call, which ends with one report, or with ``leave`` and none.
+    """A permit to make one call, which ends with one report, or with ``leave`` and no report.
 
     Only the first report counts. ``since`` is when it was given, by the breaker's clock.
     """
@@ -63,7 +63,7 @@ class Permit:
     def silent(self, error: RunError) -> bool:
         """Note that nothing came before the call was ended by us; ``error`` says so.
 
-        Returns whether that counts: where it is too little to tell, it is as ``leave``.
+        Returns whether that counts as a failure; a silence too short to tell is like ``leave``.
         """
         breaker = self._take()
         if breaker is None or not breaker.is_long(self.since):
@@ -192,7 +192,7 @@ class Breaker:
                 self._wakers.remove(wake)
 
     def enter(self) -> Permit | None:
-        """Return leave for one call, or None where the target is to be left alone."""
+        """Return a permit for one call, or None where the target is to be left alone."""
         with self._lock:
             if self._wait_s():
                 return None

@@ -1,4 +1,4 @@
-"""The route that keeps whole answers, and the one that says a kept answer again."""
+"""The route that keeps whole answers, and the one that gives a kept answer again."""
 
 import contextlib
 import math
@@ -21,7 +21,7 @@ _WHOLE = (FinishReason.STOP, FinishReason.LENGTH)
 
 
 class Recorded:
-    """Says a kept answer: it waits for nothing, and asks nobody."""
+    """Gives a kept answer: it waits for nothing, and asks no model."""
 
     def __init__(self, answer: Answer) -> None:
         self.name = answer.backend

@@ -42,9 +42,9 @@ class Choice:
         return min(opened) > self._patience_s
 
     def enter_now(self, index: int, placed: bool = False) -> Entry | None:
-        """Return leave for a target, without waiting; ``placed`` where a place is taken already.
+        """Return a permit for a target, without waiting; ``placed``: it has a place already.
 
-        The leave first, then the place: hardly ever is one given back, which wakes whoever waits.
+        The permit first, then the place: a place that is given back would wake all that wait.
         """
         target = self._targets[index]
         permit = target.breaker.enter() if placed or target.slots.has_room else None

@@ -21,12 +21,12 @@ JOINABLE = 0.5
 """The share of ``timeout_s`` in which a call is joined, so that every reader has time for it, and
 the last one has left after one and a half ``timeout_s``."""
 MOST_AHEAD = 256 * 1024
-"""What a call keeps of its answer, in characters. Past it nobody joins any more, what all readers
+"""How much of its answer a call keeps, in characters. Past it no reader can join, what all readers
 have had is dropped, and the call waits for the slowest of them."""
 ITEM_COST = 64
 """What an item counts beside its text."""
 YIELD_EVERY = 32
-"""Items between two bows to other greenlets: a backend that never waits would starve them."""
+"""Items between two pauses for other greenlets: a backend that never waits would starve them."""
 
 Key = tuple[bytes, float]
 Ask = Callable[[], Stream]

@@ -8,11 +8,11 @@ from orchestrator.errors import PipelineUnavailable
 from orchestrator.stores.alarms import Alarm, Alarms
 
 LOOK_EVERY_S = 1.0
-"""How often it is looked at what other processes tell: not for each of many submits."""
+"""How often to look at what other processes tell, instead of at every submit."""
 
 
 def unavailable(model: str, alarm: Alarm) -> PipelineUnavailable:
-    """Return the error for a submit that nothing would answer."""
+    """Return the error for a submit that no target would answer."""
     return PipelineUnavailable(
         f"Nothing answers for the model {model} at the moment"
         + (f". {alarm.message}" if alarm.message else "; try again later."),

@@ -1,4 +1,4 @@
-"""When a failed attempt is worth another one, where, and how long to wait before it."""
+"""Whether a failed attempt is worth another one, at which target, and after how long a wait."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -28,10 +28,10 @@ class Verdict(Enum):
 def judge(error: RunError) -> Verdict:
     """Say who may be asked after ``error``.
 
-    What may pass by itself is worth a second try: a connection that isn't made or breaks, an
-    overload, an answer that is cut, stalls or makes no sense. A target that said nothing at all
-    is not asked again, nor one that means what it says. Content that a provider refuses on
-    principle is shown to no other one.
+    A fault that may pass by itself is worth a second try: a connection that isn't made or breaks,
+    an overload, an answer that is cut, stalls or makes no sense. A target that stayed silent is
+    not asked again, nor one that refused. Content that a provider refuses on principle is sent to
+    no other provider.
     """
     if error.details.get("reason") == "content_policy":
         return Verdict.NOBODY
@@ -138,7 +138,7 @@ class Plan:
         return verdict
 
     def _may_try_again(self, target: int, others: Sequence[int]) -> bool:
-        """Whether an attempt at ``target`` is left, and takes none that the others need."""
+        """Whether ``target`` has an attempt left that no other target needs."""
         limit = self._policy.retries + 1
         if others:
             limit = min(limit, 2)

@@ -20,7 +20,7 @@ class Silence(UpstreamTimeout):
 
 
 class Patience:
-    """Stops one call where nothing is heard of it for ``seconds``.
+    """Stops a call that says nothing for ``seconds``.
 
     ``signal`` is for the call, and is stopped with the request's ``stop`` too. To be used as a
     context, for as long as the call takes.

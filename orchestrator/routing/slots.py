@@ -1,4 +1,4 @@
-"""How many calls one backend gets at once, and the line of those who wait for a place."""
+"""How many calls one backend gets at once, and the line of requests that wait for a place."""
 
 import threading
 from collections import deque

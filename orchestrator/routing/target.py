@@ -1,4 +1,4 @@
-"""A model at a backend, and the leave to make one call to it."""
+"""A model at a backend, and the permit to make one call to it."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Leave to ask a target, ``index`` of its model's, and the place there that is held for it."""
+    """A permit to ask a target, number ``index`` of its model, and the place that is held there."""
 
     index: int
     target: Target

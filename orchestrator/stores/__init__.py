@@ -1,1 +1,1 @@
-"""Where requests, their event logs and sessions live. One port (base.py), one store a file."""
+"""Where requests, their event logs and sessions are kept: the port is base.py."""

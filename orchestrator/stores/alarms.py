@@ -24,5 +24,5 @@ class Alarms(Protocol):
         ...
 
     def of(self, targets: Sequence[str]) -> Alarm | None:
-        """Return the first one's, with the shortest time of all; None unless all have one."""
+        """Return the first target's alarm with the shortest time; None unless all have one."""
         ...

@@ -1,4 +1,4 @@
-"""What callers have of what they may have: requests at once, and tokens a day, in memory."""
+"""How much of their allowances callers have used: requests at once, tokens a day. In memory."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from orchestrator.job import Job, Status
 from orchestrator.stores import refusals
 
 MOST_SPENT = 100_000
-"""Accounts whose tokens of a day are remembered; who has spent none for longest is forgotten."""
+"""How many accounts are remembered by day; the one that spent nothing for longest is forgotten."""
 
 
 class _Taken(NamedTuple):
@@ -25,7 +25,7 @@ class _Taken(NamedTuple):
 
 
 class Allowances:
-    """What live requests hold of allowances. For use inside a store's lock.
+    """What live requests hold of their callers' allowances. To be used inside a store's lock.
 
     ``clock`` gives seconds since the epoch.
     """
@@ -39,7 +39,7 @@ class Allowances:
     def check(self, allowance: Allowance, history_bytes: int, freed: Iterable[str] = ()) -> None:
         """Raise RateLimited where an account may not have one more request.
 
-        What those ``freed`` hold, which this one ends before they began, counts as given back.
+        What the ``freed`` requests hold counts as given back: this one ends them before they began.
         """
         given_back = [self._taken[job_id] for job_id in freed if job_id in self._taken]
         live = self._live[allowance.account]
@@ -71,7 +71,7 @@ class Allowances:
             self._spend(day, name, needed)
 
     def settle(self, job: Job, answer: str, usage: Usage | None) -> None:
-        """Count what an ended request has used in place of what it might have.
+        """Count what an ended request has used, in place of what was reserved for it.
 
         ``usage`` is what was reported of its last attempt, even where it was cancelled since.
         """

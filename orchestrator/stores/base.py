@@ -23,7 +23,7 @@ SEEN_S = 30
 SCAN_LIMIT = 10_000
 """How many requests one page of a list looks at: a filter that matches nothing stays quick."""
 LIST_BYTES = 1024 * 1024
-"""With so many bytes of results a page of a list is full."""
+"""A page of a list is full when its results have this many bytes."""
 
 
 def number_of(cursor: str | None) -> int | None:
@@ -151,8 +151,8 @@ class Store(Protocol):
     def attempt(self, job_id: str, number: int, backend: str, run: int = 1) -> bool:
         """Note that a running job's attempt ``number`` asks ``backend``, its log being as it was.
 
-        For attempts that make no word of the answer void; others are a restart in the log. False
-        as for append.
+        For an attempt before the first token; a later one is a Restarted event. False as for
+        append.
         """
         ...
 

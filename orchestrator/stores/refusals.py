@@ -1,4 +1,4 @@
-"""What every store says where it refuses, or where a request waited in vain."""
+"""The errors that every store raises alike, and the end of a request that waited too long."""
 
 import math
 
@@ -18,7 +18,7 @@ from orchestrator.job import GenerateRequest, Status
 from orchestrator.tenancy import session_id_of
 
 CROWDED_S = 1
-"""When to ask again where requests have to end first: nobody knows how soon they do."""
+"""When to ask again where other requests have to end first, which may take any time."""
 
 
 def expired(job_id: str, retention_s: float) -> ResultExpired:

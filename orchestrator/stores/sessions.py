@@ -22,9 +22,9 @@ MESSAGE_BYTES = 64
 
 
 class _Tenant:
-    """A tenant's sessions by their uses, which are numbered: that orders what shares a moment.
+    """A tenant's sessions in order of their last use. Uses are numbered, since times may be equal.
 
-    Each tenant has numbers of its own, for they are shown, and tell how much there was to number.
+    Each tenant has its own numbers: clients see them in cursors, and they tell how busy it was.
     """
 
     __slots__ = ("_sessions", "_uses")

@@ -1,4 +1,4 @@
-"""What the memory store takes a request for, in bytes."""
+"""How many bytes the memory store counts for a request."""
 
 import sys
 

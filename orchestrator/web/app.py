@@ -1,4 +1,4 @@
-"""The kind of Flask app this is: Flask's own, less what it does for each request for nothing."""
+"""The Flask app, without the work that Flask does for each request and this API has no use for."""
 
 from functools import cached_property
 from typing import Any, cast
@@ -28,8 +28,8 @@ class _NoSessions(SessionInterface):
 class App(Flask):
     """An app that never redirects and has neither cookies nor coroutines.
 
-    Hooks work as ever, but nothing is looked for where neither the app nor the endpoint's
-    blueprint has any; there ``after_this_request`` and signals are not heard of.
+    Hooks work as in Flask. Where neither the app nor the endpoint's blueprint has any, none are
+    looked for: there ``after_this_request`` and signals don't run.
     """
 
     request_class = ApiRequest

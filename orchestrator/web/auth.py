@@ -1,4 +1,4 @@
-"""Credentials at the HTTP edge: who asks, and whether they may do this."""
+"""Credentials at the HTTP edge: who the caller is, and whether it may do this."""
 
 from flask import Blueprint, Flask, Request, Response
 

@@ -11,9 +11,9 @@ from orchestrator.errors import PipelineUnavailable
 
 TCP_ESTABLISHED = 1
 UNNAMED_SHARE = 8
-"""One of so many places is for those who have yet to say who they are."""
+"""One of this many places is for clients that have yet to say who they are."""
 LOOK_S = 2.5
-"""How often who has nothing to send looks whether its client is still there."""
+"""How often a stream with nothing to send looks whether its client is still there."""
 
 
 class Connections:

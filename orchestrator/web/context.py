@@ -1,4 +1,4 @@
-"""What every door works with, kept on the Flask app."""
+"""What every door works with: the service and its companions, kept on the Flask app."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def caller() -> Caller:
 
 
 def may_stay() -> Callable[[], bool]:
-    """Return what tells whether the caller may still watch what it has opened."""
+    """Return a function that tells whether the caller may still watch what it has opened."""
     entrance = context().entrance
     return entrance.lasting(caller()) if entrance else lambda: True
 

@@ -1,4 +1,4 @@
-"""Limits at the HTTP edge: every call is counted for whoever makes it, and told what is left."""
+"""Limits at the HTTP edge: every call is counted for its caller, and told how many are left."""
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 

@@ -1,4 +1,4 @@
-"""How an address finds its view: by a look or two in a table, as long as both are plain."""
+"""Finds the view for an address: by a table for plain addresses, by Werkzeug for all others."""
 
 from collections.abc import Callable
 from typing import Any

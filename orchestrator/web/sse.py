@@ -16,7 +16,7 @@ from orchestrator.web.json_io import PIECE, ApiResponse
 logger = logging.getLogger("orchestrator")
 
 PING_EVERY = 2
-"""Looks without an event between two pings: 5 seconds."""
+"""Looks at the log without a new event between two pings: 5 seconds."""
 
 
 def stream(

@@ -44,7 +44,7 @@ MAX_SEQ = 2**53
 MAX_IN_FLIGHT = 32
 """Requests that one socket follows at once."""
 MAX_FOLLOWERS = 2 * MAX_IN_FLIGHT
-"""Threads that one socket has at once, with those that have not noticed yet that they may end."""
+"""Threads that one socket has at once, those included that are about to end."""
 
 FREE = ("auth", "ping", "unsubscribe")
 """The messages that don't count as calls: they ask nothing of the store."""
@@ -382,7 +382,7 @@ class _Conversation:
 
 
 def _named(frame: Json) -> Json:
-    """Return what of a frame its answer repeats, so that the client knows which one is meant."""
+    """Return what an answer repeats of a frame, so that the client knows which one is meant."""
     request_id = frame.get("request_id")
     named = {"request_id": request_id} if isinstance(request_id, str) else {}
     return named | (_ref(frame) if is_ref(frame.get("ref")) else {})

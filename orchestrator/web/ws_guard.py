@@ -13,9 +13,9 @@ from wsproto.utilities import LocalProtocolError
 from orchestrator.strict_json import MAX_BODY
 
 FIRST_BYTES = 16 * 1024
-"""A first message that says who asks has no more; nor may one of whom that isn't known yet."""
+"""The most bytes of a message while the client has not said who it is."""
 UNNAMED = "orchestrator.unnamed"
-"""What marks the environ of a socket whose first message has to say who asks."""
+"""Marks the environ of a socket whose first message has to say who the client is."""
 MAX_UNREAD = 8
 """Messages a client may send ahead of those that were answered; then reading pauses."""
 PATIENCE_S = 1.0

@@ -1,4 +1,4 @@
-"""Downloads a large file once: resumed where it broke off, checked, and whole or not there."""
+"""Downloads a large file: resumed where it broke off, checked, and never there in part."""
 
 import errno
 import fcntl
@@ -50,7 +50,7 @@ class _Answer:
 
 
 class _Other(Exception):
-    """What is here is longer than what is there: it is of something else."""
+    """The part that is here is longer than the whole file there: it is of another file."""
 
 
 class _Broken(Exception):

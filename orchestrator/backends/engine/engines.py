@@ -1,4 +1,4 @@
-"""The processes of local models: one for each model, whoever asks it."""
+"""The processes of local models: one for each model, shared by all that name it."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What of the environment the engine's process gets: what programs need to run, and no secrets."""
+"""The environment of the engine's process: what programs need to run, and no secrets."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 
 
 def for_engine(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of ``environ`` the engine's process is given.
+    """Return the part of ``environ`` that the engine's process is given.
 
     It runs native code on other people's prompts and files, so a key that it never had is one
     that it can't give away.

@@ -1,4 +1,4 @@
-"""How far a download is: a bar that redraws itself on a terminal, a line now and then elsewhere."""
+"""Shows how far a download is: as a bar on a terminal, elsewhere as a line now and then."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Tells of a process that can't say how far it is whether it does anything at all."""
+"""Tells whether a process that reports no progress does anything at all."""
 
 from pathlib import Path
 
@@ -24,9 +24,9 @@ _WHY = {
 
 
 class Stillness:
-    """Looks at a process by what the kernel says of it; where there is no /proc, nothing is said.
+    """Looks at what the kernel says of a process; without /proc it never says that one is still.
 
-    A slow disk, a busy machine or a large model are no stillness: each page that comes counts.
+    A slow disk, a busy machine or a large model don't count as still: each page read is progress.
     """
 
     def __init__(self, pid: int) -> None:

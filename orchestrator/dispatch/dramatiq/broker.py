@@ -27,7 +27,7 @@ CONNECTIONS = 32
 POOL_S = 0.25
 CONNECT_S = 0.25
 ANSWER_S = 0.45
-"""Together less than the second in which a call has to fail."""
+"""Together less than the one second within which a call must fail."""
 
 
 class Broker(RedisBroker):
@@ -60,7 +60,7 @@ class Broker(RedisBroker):
             self.declare_queue(queue)
 
     def check(self) -> bool:
-        """Return whether Redis answers. Raises ConfigError where it won't do."""
+        """Return whether Redis answers. Raises ConfigError where it can't be used."""
         if self._is_there:
             return True
         try:
@@ -93,7 +93,7 @@ class Broker(RedisBroker):
         return Consumer
 
     def declare_queue(self, queue_name: str) -> None:
-        """Declare a queue; without one for delayed messages beside it, which there are none of."""
+        """Declare a queue, without Dramatiq's second one for delayed messages: there are none."""
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
             self.queues.add(queue_name)

@@ -19,14 +19,14 @@ TRUST_S = 1.0
 """How long a worker that was seen is taken to be there."""
 RETRY_AFTER_S = 5
 TELL_S = 10.0
-"""How often, at most, is told that requests can't be sent."""
+"""How often, at most, the log says that requests can't be sent."""
 
 
 class DramatiqDispatcher:
-    """Sends requests to workers. Who loses one, or sends it twice, does no harm.
+    """Sends requests to workers. A message that is lost or sent twice does no harm.
 
-    The store hands out again what nobody has begun with, and lets each be begun once. ``runner``
-    runs here what waits for nothing.
+    The store hands out again what no worker has begun, and lets each request begin once. ``runner``
+    runs here those whose answer is kept already.
     """
 
     def __init__(self, broker: Broker, store: LeasedStore, runner: Runner) -> None:
@@ -38,7 +38,7 @@ class DramatiqDispatcher:
         self._told_until = 0.0
 
     def start(self) -> None:
-        """Nothing runs here."""
+        """There is nothing to do: workers run the requests."""
 
     def check(self, model: str | None = None) -> None:
         if time.monotonic() >= self._trusted_until:
@@ -75,7 +75,7 @@ class DramatiqDispatcher:
         return self._store.position(job_id, priority)
 
     def stop_all(self) -> None:
-        """Nothing runs here."""
+        """There is nothing to do: workers run the requests."""
 
     def _tell(self, error: Exception) -> None:
         """Log why requests are sent later: thousands that wait are tried in each sweep."""

@@ -32,19 +32,19 @@ logger = logging.getLogger("orchestrator")
 TICK_S = 0.1
 """How often deadlines are looked at."""
 SHOW_S = 5.0
-"""How often is said that a worker is there."""
+"""How often a worker tells the store that it is there."""
 AWAY_S = 0.5
-"""How long a request that can't be claimed now is waited with."""
+"""How long to wait before a request that can't be claimed now is tried again."""
 RESERVE_S = 5.0
-"""What of the time for a stop is kept to give back what has not ended."""
+"""The part of the time for a stop kept for giving back what has not ended."""
 HURRY_S = 1.0
 """A second signal within this time is the first one again: some send it to all processes."""
 MASTER_S = 1.0
-"""How often is looked whether Dramatiq's master is there."""
+"""How often a worker looks whether Dramatiq's master is there."""
 
 
 class Duties(dramatiq.Middleware):
-    """Runs what the intake takes, and keeps leases, deadlines and the word that it is there.
+    """Runs what the intake takes, renews leases, keeps deadlines, and shows that a worker is there.
 
     ``helpers`` start what the rest of the process needs, and ``close`` ends what answers here, once
     nothing runs any more. ``models`` are those it has. ``most_at_once`` is how many requests are
@@ -142,7 +142,7 @@ class Duties(dramatiq.Middleware):
     def _on_stop(
         self, handle: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None
     ) -> None:
-        """Pass the first signal on, and take a later one for impatience. Waits for nothing."""
+        """Pass the first signal on; a later one means that there is a hurry. It never waits."""
         now = time.monotonic()
         if self._asked_at is None:
             self._asked_at = now

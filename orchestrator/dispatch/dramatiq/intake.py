@@ -1,4 +1,4 @@
-"""What a worker takes, and when: no more than it can run now, by priority and by turns.
+"""Which messages a worker takes, and when: no more than it can run now, by priority and by turns.
 
 Dramatiq's own consumers fetch ahead, each for its queue: a busy worker would hold requests that
 an idle one could run, and find an empty queue filled half a second later.
@@ -21,7 +21,7 @@ from orchestrator.dispatch.dramatiq.broker import (
 logger = logging.getLogger("orchestrator")
 
 IDLE_S = 1.0
-"""How often is looked without being woken: whoever wakes us may have been cut off."""
+"""How often to look without being woken: the connection that wakes us may be cut."""
 AWAY_S = 0.5
 """How long nothing is tried after a failure."""
 LISTEN_S = 5.0

@@ -1,4 +1,4 @@
-"""What the scripts are told of an end, and what they answer."""
+"""What the scripts are given for the end of a request, and how their answers are read."""
 
 from collections.abc import Sequence
 from typing import Any

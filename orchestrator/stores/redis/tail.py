@@ -44,7 +44,7 @@ class Glance:
 class LogTail(Topic):
     """The end of one log without gaps, and the job as it was read with it.
 
-    Whatever changes the job makes all of it void: events that are no token, and the first token.
+    Whatever changes the job makes all of it void: the first token, and events other than tokens.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a Redis that fails, and what clients are told of it."""
+"""What is wrong with a Redis that fails, and what clients and the log are told."""
 
 from redis import exceptions
 

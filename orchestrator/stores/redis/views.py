@@ -1,4 +1,4 @@
-"""All that is asked of Redis without changing anything, and the waits for what is new."""
+"""All reads of Redis, and the waits for what is new."""
 
 import math
 import time
@@ -30,7 +30,7 @@ UNSURE_S = 0.5
 class Views:
     """The half of the store that changes nothing; see RedisStore for what it is made with.
 
-    What runs in this process is written before it is looked at: who appended sees it.
+    What runs in this process is written before it is read, so that it sees its own events.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What runs here writes its logs together, every few milliseconds, and never waits for Redis."""
+"""Writes the logs of all requests that run here, together, every few milliseconds."""
 
 import logging
 import threading
@@ -207,7 +207,7 @@ class Writer:
     """All jobs claimed here, by id and run.
 
     ``head`` gives what every script is called with; ``patience_s`` is how long a run waits for
-    Redis before it gives up; ``clock`` gives seconds since anything.
+    Redis before it gives up; ``clock`` gives seconds from any point in time.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from orchestrator.web.json_io import PageResponse, pieces_of
 from orchestrator.web.openapi.document import document, models
 
 HERE = "localhost:8080"
-"""Where the examples say the server is, until they are told where the reader found it."""
+"""The address in the examples, replaced by the one at which the reader found the page."""
 
 bp = Blueprint("docs", __name__)
 dates.register(bp)

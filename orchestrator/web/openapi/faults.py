@@ -32,7 +32,7 @@ from orchestrator.web.openapi.samples import FAILED_JOB, MODEL, REQUEST_ID, SESS
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way in which an answer is no success; ``reason`` is a sentence about when."""
+    """One kind of error answer; ``reason`` is a sentence about when it is given."""
 
     reason: str
     code: str
