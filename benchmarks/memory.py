@@ -20,7 +20,7 @@ from orchestrator.ids import new_id
 from orchestrator.job import Job
 from orchestrator.schemas import SubmitReader
 from orchestrator.server import GC_THRESHOLD
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.strict_json import parse_object
 
 READER = SubmitReader(["echo"], timeout_s=300.0, queue_timeout_s=3600.0)

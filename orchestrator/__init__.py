@@ -6,7 +6,7 @@ The floors of the package, from the ground up. A module imports only from the fl
 - words: what comes in and goes out as JSON (strict_json, schemas, answers, frames, views, wire)
 - calls to addresses of others: net
 - credentials: auth, and the counting behind limits
-- ports and adapters: stores and backends, each with its port in base.py
+- ports and adapters: stores (memory or Redis) and backends, each with its port in base.py
 - routing: which backend is asked, and what happens when it fails
 - engine: runner, which runs one request from its route to its log
 - dispatch: which process runs a request, and when

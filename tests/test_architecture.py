@@ -14,7 +14,7 @@ import pytest
 import orchestrator
 from orchestrator.service import Service
 from orchestrator.stores.base import Store
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.stores.redis.store import RedisStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,20 +44,21 @@ FLOORS: dict[str, list[str]] = {
     ],
     "ports and adapters": [
         "stores backends backends.engine",
-        "stores.alarms stores.base stores.cache stores.log stores.order backends.base "
-        "backends.native backends.probe",
+        "stores.alarms stores.base stores.cache backends.base backends.native backends.probe",
         "backends.engine.child backends.engine.gguf backends.engine.progress "
         "backends.engine.stillness",
         "backends.engine.environment backends.engine.spawn backends.engine.watch",
         "backends.final backends.reasons backends.retry_after backends.sse_reader backends.text",
         "stores.refusals",
-        "stores.allowances",
+        "stores.memory",
+        "stores.memory.allowances stores.memory.cache stores.memory.deadlines "
+        "stores.memory.idempotency stores.memory.log stores.memory.order stores.memory.sizes",
+        "stores.memory.lists stores.memory.sessions",
+        "stores.memory.views",
         "backends.engine.download backends.engine.tiny_llama",
         "backends.engine.models",
         "backends.engine.process",
         "backends.engine.engines",
-        "stores.deadlines stores.idempotency stores.lists stores.memory_cache stores.sessions "
-        "stores.sizes",
         "backends.paced",
         "backends.kept",
         "stores.redis",
@@ -71,7 +72,7 @@ FLOORS: dict[str, list[str]] = {
         "backends.upstream",
         "backends.answer",
         "backends.refusals",
-        "stores.memory backends.anthropic backends.echo backends.openai backends.python",
+        "stores.memory.store backends.anthropic backends.echo backends.openai backends.python",
         "backends.engine.backend",
         "stores.redis.store",
     ],

@@ -27,7 +27,7 @@ from orchestrator.routing.target import Target
 from orchestrator.service import Model
 from orchestrator.settings import Settings
 from orchestrator.stores.cache import Cache
-from orchestrator.stores.memory_cache import MemoryCache
+from orchestrator.stores.memory.cache import MemoryCache
 from orchestrator.stores.redis.alarms import RedisAlarms
 from orchestrator.stores.redis.cache import RedisCache
 

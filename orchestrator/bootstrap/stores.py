@@ -5,7 +5,7 @@ import logging
 from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.errors import PipelineUnavailable
 from orchestrator.settings import Settings
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.stores.redis.store import Leases, RedisStore
 
 logger = logging.getLogger("orchestrator")

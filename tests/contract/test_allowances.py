@@ -22,7 +22,7 @@ from orchestrator.events import (
 )
 from orchestrator.job import Job, OnBusy, Status
 from orchestrator.stores.base import Idempotency, Store
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from tests.fakes.clock import Clock
 from tests.fakes.jobs import a_job
 from tests.redis_server import RedisServer

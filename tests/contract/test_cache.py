@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orchestrator.events import FinishReason, Usage
-from orchestrator.stores.cache import Answer, Cache
-from orchestrator.stores.memory_cache import ENTRY_BYTES, MemoryCache, pack
+from orchestrator.stores.cache import Answer, Cache, pack
+from orchestrator.stores.memory.cache import ENTRY_BYTES, MemoryCache
 from orchestrator.stores.redis import cache as redis_cache
 from orchestrator.stores.redis import names
 from orchestrator.stores.redis.cache import RedisCache

@@ -14,9 +14,9 @@ from orchestrator.events import Completed, Failed, FinishReason, Token
 from orchestrator.ids import new_id
 from orchestrator.job import Job, OnBusy, Status
 from orchestrator.stores.base import IDEMPOTENCY_S, SCAN_LIMIT, Idempotency
-from orchestrator.stores.memory import MemoryStore
-from orchestrator.stores.sessions import SESSION_BYTES
-from orchestrator.stores.sizes import JOB_BYTES
+from orchestrator.stores.memory.sessions import SESSION_BYTES
+from orchestrator.stores.memory.sizes import JOB_BYTES
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.tenancy import session_of
 from tests.fakes.asking import WAIT_S
 from tests.fakes.clock import Clock

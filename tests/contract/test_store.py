@@ -33,7 +33,7 @@ from orchestrator.ids import new_id
 from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import SessionHead
 from orchestrator.stores.base import Change, Idempotency, Listing, Place, Store, Submission
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.stores.redis.store import RedisStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.clock import Clock

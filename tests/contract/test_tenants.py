@@ -12,7 +12,7 @@ from orchestrator.ids import new_id
 from orchestrator.routing.key import key_of, likeness
 from orchestrator.service import Service
 from orchestrator.stores.base import Idempotency, Listing, Store
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.stores.redis.store import RedisStore
 from orchestrator.tenancy import session_id_of
 from tests.fakes.asking import a_request

@@ -20,7 +20,7 @@ from orchestrator.errors import NotFound, OrchestratorError, PipelineUnavailable
 from orchestrator.runner import Runner
 from orchestrator.service import Model, Service
 from orchestrator.stores.base import Idempotency, Store
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.stores.redis.link import ANSWER_S
 from orchestrator.stores.redis.store import RedisStore
 from tests.fakes.asking import a_request

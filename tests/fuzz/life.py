@@ -25,7 +25,7 @@ from orchestrator.job import Job, OnBusy, Priority, Status
 from orchestrator.service import Service
 from orchestrator.session import SessionHead
 from orchestrator.stores.base import Change, Idempotency, Store
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.stores.redis.store import Leases, RedisStore
 from tests.fakes.asking import a_request
 from tests.fakes.clock import Clock

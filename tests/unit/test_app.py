@@ -13,7 +13,7 @@ from orchestrator import config
 from orchestrator.errors import PipelineUnavailable
 from orchestrator.job import Job
 from orchestrator.service import Service
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from orchestrator.web import create_app
 from orchestrator.web.app import App
 from orchestrator.web.routes import Routes

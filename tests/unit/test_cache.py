@@ -11,7 +11,7 @@ from orchestrator.job import Reuse
 from orchestrator.routing.base import Attempt, Route
 from orchestrator.routing.cache import LARGEST, MOST_PIECES, Cached
 from orchestrator.stop import StopSignal
-from orchestrator.stores.memory_cache import MemoryCache
+from orchestrator.stores.memory.cache import MemoryCache
 from tests.fakes.asking import a_request
 from tests.fakes.backends import BeginsAnew, CutsTheStream, Raises, Says
 from tests.fakes.clock import Clock

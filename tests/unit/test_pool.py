@@ -14,7 +14,7 @@ from orchestrator.errors import UpstreamError
 from orchestrator.job import GenerateRequest, Job, Priority, Status
 from orchestrator.routing.base import Admission, Gate
 from orchestrator.runner import Runner
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.backends import Hangs, Raises, Says, Steps
 from tests.fakes.clock import Clock

@@ -24,7 +24,7 @@ from orchestrator.job import Job, Status
 from orchestrator.routing.base import Attempt, Route
 from orchestrator.runner import Runner
 from orchestrator.session import History
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from tests.fakes.asking import WAIT_S, eventually
 from tests.fakes.backends import (
     BeginsAnew,

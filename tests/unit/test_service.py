@@ -16,7 +16,7 @@ from orchestrator.job import Job, OnBusy, Priority, Status
 from orchestrator.runner import Runner
 from orchestrator.service import BATCH, START, Model, Service
 from orchestrator.stores.base import Idempotency, Submission
-from orchestrator.stores.memory import MemoryStore
+from orchestrator.stores.memory.store import MemoryStore
 from tests.fakes.asking import WAIT_S, a_request, eventually
 from tests.fakes.backends import Hangs, Says, Steps
 from tests.fakes.nobody import Nobodys

@@ -7,8 +7,7 @@ from typing import Any
 import redis
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.stores.cache import Answer
-from orchestrator.stores.memory_cache import pack, unpack
+from orchestrator.stores.cache import Answer, pack, unpack
 from orchestrator.stores.redis import scripts
 from orchestrator.stores.redis.link import Argument, Link
 

@@ -1,6 +1,6 @@
 """What waits is due in time, in order, and costs nothing once it waits no more."""
 
-from orchestrator.stores.deadlines import SPARE, Deadlines
+from orchestrator.stores.memory.deadlines import SPARE, Deadlines
 
 
 def test_those_that_are_due_are_told_once_and_in_order() -> None:

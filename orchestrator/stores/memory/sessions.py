@@ -10,7 +10,7 @@ from orchestrator.job import Job, OnBusy, Status
 from orchestrator.session import History, Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.base import Listing, number_of
-from orchestrator.stores.order import OrderedIds
+from orchestrator.stores.memory.order import OrderedIds
 from orchestrator.tenancy import tenant_of
 
 SESSION_BYTES = 600

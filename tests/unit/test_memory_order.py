@@ -4,7 +4,7 @@ import random
 from bisect import bisect_left, insort
 
 from orchestrator.ids import new_id
-from orchestrator.stores.order import PIECE, OrderedIds
+from orchestrator.stores.memory.order import PIECE, OrderedIds
 
 
 def made(ids: list[str]) -> OrderedIds:

@@ -6,7 +6,7 @@ from itertools import islice
 
 from orchestrator.job import Job
 from orchestrator.stores.base import LIST_BYTES, SCAN_LIMIT, Listing
-from orchestrator.stores.order import OrderedIds
+from orchestrator.stores.memory.order import OrderedIds
 
 
 def page(

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from orchestrator.events import Completed, Event, FinishReason, Restarted, Started, Token
-from orchestrator.stores.log import EventLog
+from orchestrator.stores.memory.log import EventLog
 
 DONE = Completed(FinishReason.STOP)
 

@@ -1,47 +1,31 @@
-"""The default store: one dict of requests in this process's memory, behind one lock."""
+"""The store in memory: every transition, and what is forgotten when memory is full."""
 
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from orchestrator.allowance import Allowance
-from orchestrator.errors import NotFound, PipelineUnavailable, ResultExpired
+from orchestrator.errors import PipelineUnavailable
 from orchestrator.events import Cancelled, Completed, Event, Started, Terminal
 from orchestrator.ids import created_at
 from orchestrator.job import Job, OnBusy, Status
-from orchestrator.session import Session, SessionHead
-from orchestrator.stores import lists, refusals
-from orchestrator.stores.allowances import Allowances
-from orchestrator.stores.base import Change, Claim, Idempotency, Listing, LogPage, Place, Submission
-from orchestrator.stores.deadlines import Deadlines
-from orchestrator.stores.idempotency import Keys, key_bytes
-from orchestrator.stores.log import EventLog
-from orchestrator.stores.order import OrderedIds
-from orchestrator.stores.sessions import SESSION_BYTES, TENANT_BYTES, Sessions
-from orchestrator.stores.sizes import request_bytes
+from orchestrator.stores import refusals
+from orchestrator.stores.base import Change, Claim, Idempotency, Submission
+from orchestrator.stores.memory.allowances import Allowances
+from orchestrator.stores.memory.deadlines import Deadlines
+from orchestrator.stores.memory.idempotency import Keys, key_bytes
+from orchestrator.stores.memory.order import OrderedIds
+from orchestrator.stores.memory.sessions import SESSION_BYTES, TENANT_BYTES
+from orchestrator.stores.memory.sizes import request_bytes
+from orchestrator.stores.memory.views import Entry, Views
 
 SESSIONS_SHARE = 0.5
 KEYS_SHARE = 0.25
 """What of the memory idle sessions, and keys, may fill up before results have to go for them."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    job: Job
-    size: int
-    log: EventLog = field(default_factory=EventLog)
-    grown: threading.Condition | None = None
-    ended: threading.Condition | None = None
-
-    def is_past(self, after: int) -> bool:
-        """Whether a reader at a cursor has nothing to wait for."""
-        return after < len(self.log) - 1 or self.job.status.is_terminal
-
-
-class MemoryStore:
+class MemoryStore(Views):
     """See stores.base.Store. No transition takes longer the more requests are held, but where it
     ends many: an interrupt those that wait in its session, a sweep those that waited too long.
 
@@ -59,19 +43,11 @@ class MemoryStore:
         memory_limit: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(retention_s, clock)
         self._queue_limit = queue_limit
-        self._retention_s = retention_s
         self._memory_limit = memory_limit
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._entries: dict[str, _Entry] = {}
-        self._orders: dict[str, OrderedIds[str]] = {}
-        self._pending: dict[str, _Entry] = {}
         self._deadlines = Deadlines(self._pending)
-        self._running: dict[str, _Entry] = {}
         self._ended: deque[str] = deque()
-        self._evicted_until = 0.0
-        self._sessions = Sessions(retention_s, clock)
         self._keys = Keys(clock)
         self._allowances = Allowances(clock)
         self._size = 0
@@ -175,99 +151,17 @@ class MemoryStore:
         with self._lock:
             self._sessions.delete(session)
 
-    # Views
-
-    def get(self, job_id: str) -> Job:
-        # One look, which needs no lock: an entry's job is always whole.
-        return self._entry(job_id).job
-
-    def absent(self, job_id: str) -> NotFound | ResultExpired:
-        made_at = created_at(job_id)
-        old = max(self._clock() - self._retention_s, self._evicted_until)
-        if made_at is not None and made_at <= old:
-            return refusals.expired(job_id, self._retention_s)
-        return refusals.unknown(job_id)
-
-    def read(self, job_id: str, after: int, limit: int, timeout: float = 0.0) -> LogPage:
-        with self._lock:
-            entry = self._entry(job_id)
-            if timeout > 0 and not entry.is_past(after):
-                grown = entry.grown = entry.grown or threading.Condition(self._lock)
-                grown.wait_for(lambda: entry.is_past(after), timeout)
-            events = entry.log.read(after, limit)
-            last = events[-1][0] if events else after
-            complete = entry.job.status.is_terminal and last >= len(entry.log) - 1
-            return LogPage(events, entry.job, complete)
-
-    def wait(self, job_id: str, timeout: float) -> Job:
-        with self._lock:
-            entry = self._entry(job_id)
-            if timeout > 0 and not entry.job.status.is_terminal:
-                ended = entry.ended = entry.ended or threading.Condition(self._lock)
-                ended.wait_for(lambda: entry.job.status.is_terminal, timeout)
-            return entry.job
-
-    def place(self, job_id: str) -> Place:
-        with self._lock:
-            entry = self._pending.get(job_id)
-            if entry is None:
-                return Place()
-            ahead, first = self._sessions.place(entry.job)
-            turn = self._pending.get(first)
-            return Place(ahead, (first, turn.job.request.priority) if turn else None)
-
-    def jobs(
-        self,
-        status: Status | None,
-        session: str | None,
-        limit: int,
-        cursor: str | None,
-        *,
-        tenant: str,
-    ) -> Listing[Job]:
-        def find(job_id: str) -> Job | None:
-            entry = self._entries[job_id]
-            job = entry.job
-            is_wanted = (not status or job.status is status) and (
-                not session or job.request.session == session
-            )
-            return job if is_wanted and not self._is_expired(entry) else None
-
-        with self._lock:
-            return lists.page(self._orders.get(tenant) or OrderedIds(), cursor, limit, find)
-
-    def session(self, session: str) -> Session:
-        with self._lock:
-            return self._sessions.view(session)
-
-    def sessions(self, limit: int, cursor: str | None, *, tenant: str) -> Listing[SessionHead]:
-        with self._lock:
-            return self._sessions.page(limit, cursor, tenant)
-
-    def live(self) -> Sequence[Job]:
-        with self._lock:
-            return [entry.job for part in (self._running, self._pending) for entry in part.values()]
-
     # Inside the lock
 
     def _replay(self, idempotency: Idempotency) -> Submission | None:
         earlier = self._keys.find(idempotency)
         return Submission(earlier.request_id, earlier.session, replayed=True) if earlier else None
 
-    def _entry(self, job_id: str) -> _Entry:
-        entry = self._entries.get(job_id)
-        if entry and not self._is_expired(entry):
-            return entry
-        raise refusals.expired(job_id, self._retention_s) if entry else self.absent(job_id)
-
-    def _going_on(self, job_id: str, run: int) -> _Entry | None:
+    def _going_on(self, job_id: str, run: int) -> Entry | None:
         entry = self._running.get(job_id)
         if entry is None or entry.job.run != run or entry.job.cancel_requested_at is not None:
             return None
         return entry
-
-    def _is_expired(self, entry: _Entry) -> bool:
-        return entry.job.expires_at is not None and entry.job.expires_at <= self._clock()
 
     def _check_idle(self, session: str) -> None:
         active = self._sessions.active(session)
@@ -286,7 +180,7 @@ class MemoryStore:
         size = request_bytes(job.request)
         key_size = key_bytes(idempotency.key) if idempotency else 0
         self._make_room(size + key_size + SESSION_BYTES + TENANT_BYTES)
-        self._entries[job.id] = self._pending[job.id] = _Entry(job, size)
+        self._entries[job.id] = self._pending[job.id] = Entry(job, size)
         self._size += size
         self._deadlines.add(job.created_at + job.request.queue_timeout_s, job.id)
         self._orders.setdefault(job.request.tenant, OrderedIds()).add(job.id)
@@ -298,7 +192,7 @@ class MemoryStore:
             self._cancel(self._entries[job_id])
         return interrupted
 
-    def _cancel(self, entry: _Entry) -> Change:
+    def _cancel(self, entry: Entry) -> Change:
         if entry.job.status.is_terminal or entry.job.cancel_requested_at is not None:
             return Change(entry.job, False)
         entry.job = entry.job._replace(cancel_requested_at=self._clock())
@@ -306,7 +200,7 @@ class MemoryStore:
             return self._finish(entry, Cancelled())
         return Change(entry.job, True)
 
-    def _finish(self, entry: _Entry, event: Terminal) -> Change:
+    def _finish(self, entry: Entry, event: Terminal) -> Change:
         job_id = entry.job.id
         if entry.job.status.is_terminal:
             return Change(entry.job, False)
@@ -328,12 +222,12 @@ class MemoryStore:
         entry.grown = entry.ended = None
         return Change(job, True, (self._entries[following].job,) if following else ())
 
-    def _log(self, entry: _Entry, event: Event) -> None:
+    def _log(self, entry: Entry, event: Event) -> None:
         self._charge(entry, entry.log.append(event))
         if entry.grown:
             entry.grown.notify_all()
 
-    def _charge(self, entry: _Entry, size: int) -> None:
+    def _charge(self, entry: Entry, size: int) -> None:
         entry.size += size
         self._size += size
 

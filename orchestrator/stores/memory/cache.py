@@ -1,13 +1,11 @@
 """The default cache: packed answers in this process's memory, the least recently used go first."""
 
-import json
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from orchestrator.events import FinishReason, Usage
-from orchestrator.stores.cache import Answer
+from orchestrator.stores.cache import Answer, pack, unpack
 
 ENTRY_BYTES = 300
 """What an answer costs beside its bytes: measured, with its key and its place in the order."""
@@ -62,16 +60,3 @@ class MemoryCache:
 
 def _cost(packed: bytes) -> int:
     return len(packed) + ENTRY_BYTES
-
-
-def pack(answer: Answer) -> bytes:
-    """Return an answer as bytes. Not by orjson: a model may stop inside a surrogate pair."""
-    usage = answer.usage and (answer.usage.input_tokens, answer.usage.output_tokens)
-    parts = (answer.pieces, answer.finish_reason, usage, answer.backend)
-    return json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def unpack(packed: bytes) -> Answer:
-    """Return the answer that was packed."""
-    pieces, reason, usage, backend = json.loads(packed.decode("utf-8", "surrogatepass"))
-    return Answer(tuple(pieces), FinishReason(reason), usage and Usage(*usage), backend)

@@ -1,0 +1,1 @@
+"""The default store: all in the memory of one process, behind one lock."""
