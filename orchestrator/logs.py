@@ -17,7 +17,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 CHAIN_AT_MOST = 8
 """Exceptions of one chain that are shown."""
 LEAST_SECRET = 6
-"""Characters; a shorter secret would be found in every other word."""
+"""In characters: a shorter secret would be found in ordinary words."""
 _HIDDEN = "..."
 # What follows a question mark in an address may be a token, whatever it is called.
 _QUERY = re.compile(r"(?<=\S)\?[^\s\"'<>]+")
@@ -32,7 +32,7 @@ _CREDENTIALS = (
 
 
 def guard(secrets: Collection[str], messages: bool = False) -> None:
-    """Make every record of this process fit to be kept. To be called once settings are known.
+    """Make every log record of this process safe to keep. To be called once settings are known.
 
     ``secrets`` are never shown. ``messages`` lets tracebacks say what their exceptions say, which
     may quote prompts and answers.

@@ -63,7 +63,7 @@ class Parts:
         self._parts.append(_Part(name, command, stop, self._run(command), time.monotonic()))
 
     def tend(self, is_up: bool = True) -> bool:
-        """Start again what has died. False where that won't help, and before all were up."""
+        """Start again what has died. False where that won't help, or not all were up yet."""
         now = time.monotonic()
         for part in self._parts:
             if part.due_at is not None:
@@ -80,9 +80,9 @@ class Parts:
         return True
 
     def end(self, hurry_s: float, kill_s: float) -> None:
-        """Have all end, whatever is left after ``kill_s`` by force.
+        """Ask all processes to end, and kill those that are left after ``kill_s``.
 
-        They are told once more after ``hurry_s``, and whenever another signal comes.
+        They are asked again after ``hurry_s``, and whenever another signal comes.
         """
         began = time.monotonic()
         heard = self._asked
@@ -107,7 +107,7 @@ class Parts:
         return any(part.process.poll() is None for part in self._parts)
 
     def _kill_groups(self) -> None:
-        """End what processes that were killed have left behind, too."""
+        """Kill what the processes have left behind, such as children of one that was killed."""
         for group in self._groups:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)

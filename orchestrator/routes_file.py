@@ -1,4 +1,4 @@
-"""The TOML file with several backends and models: read whole, and refused by the key at fault."""
+"""The TOML file with several backends and models: how it is read, and what is refused."""
 
 import difflib
 import tomllib
@@ -22,7 +22,7 @@ def fits_header(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendTable:
-    """``[backends.NAME]``. Times are in seconds; None is for what isn't said.
+    """``[backends.NAME]``. Times are in seconds; None stands for a key that isn't given.
 
     ``context`` is how many tokens of prompt and answer the engine has room for in each request.
     """
@@ -51,7 +51,7 @@ class TargetName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTable:
-    """``[models.NAME]``. Times are in seconds; None is for what the environment says."""
+    """``[models.NAME]``. Times are in seconds; None stands for the value of the environment."""
 
     name: str
     targets: tuple[TargetName, ...]
@@ -99,7 +99,7 @@ class RoutesFile:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a kind of backend needs, and what else it knows.
+    """Which keys a kind of backend needs, and which others it takes.
 
     ``defaults`` are for keys that a table leaves out. ``names_models`` says that a target names
     one of its models, and ``local`` that those are files, which this machine runs.

@@ -1,4 +1,4 @@
-"""Which addresses are of the public internet, and what a name resolves to."""
+"""Which addresses belong to the public internet, and which ones a name resolves to."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _DETOURS_6 = tuple(
 
 
 def is_public(address: Address) -> bool:
-    """Return whether ``address`` is a host of the public internet, and carries no other inside."""
+    """Return whether ``address`` is a public host, and embeds no other address (as 6to4 does)."""
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
     if isinstance(address, IPv4Address):

@@ -1,7 +1,7 @@
 """One call to an address that somebody else may have chosen.
 
-The name is resolved once, and the connection goes to an address that was looked at. Redirects are
-not followed, proxies not asked. The whole call has a deadline, its answer a size.
+The name is resolved once, and only an address that was checked is connected to. Redirects are not
+followed and proxies not used. The whole call has a deadline, and its answer a size limit.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from orchestrator.urls import base_url
 MAX_BYTES = 256 * 1024
 TIMEOUT_S = 10.0
 AT_ONCE = 32
-"""Calls under way in a process, those included that a name server keeps waiting."""
+"""Calls under way in a process at most, including those that wait for a name server."""
 _PIECE = 16 * 1024
 
 _places = threading.BoundedSemaphore(AT_ONCE)
 
 
 class FetchFailed(Exception):
-    """The call brought nothing. The message says why, and quotes nothing of what came back."""
+    """The call failed. The message says why, and quotes nothing of the answer."""
 
 
 class Fetched(NamedTuple):
@@ -195,7 +195,7 @@ class _Plain(http.client.HTTPConnection):
         self._open = connect
 
     def connect(self) -> None:
-        """Take a socket to an address that was looked at."""
+        """Connect to an address that was checked."""
         self.sock = self._open(self.port)
 
 

@@ -1,4 +1,4 @@
-"""Whether a Redis keeps what it is given: what has to change before it can, and what should."""
+"""Whether a Redis is set up to keep what it is given: what must be changed, and what should be."""
 
 from collections.abc import Mapping
 from typing import Any

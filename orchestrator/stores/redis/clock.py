@@ -1,4 +1,4 @@
-"""What Redis's clock says, known in this process without asking each time."""
+"""The time by Redis's clock, known in this process without asking each time."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,8 @@ ASK_EVERY_S = 1.0
 class Clock:
     """Redis's time in seconds, from what ``ask`` has found within the last second.
 
-    It is never ahead of Redis, unless that one's clock was set back meanwhile: the way of the
-    answer counts as if it were all of the time that asking took.
+    It is never ahead of Redis, unless Redis's clock was set back meanwhile: all of the time that
+    asking took is counted as the answer's way back.
     """
 
     def __init__(self, ask: Callable[[], tuple[int, int]]) -> None:

@@ -161,7 +161,7 @@ def load_tokens(first: int, begin: int, payload: bytes) -> list[tuple[int, Event
 
 
 def dump_event(event: Event) -> bytes:
-    """Return an event that is no token as an entry of a log has it."""
+    """Return an event other than a token as it stands in an entry of a log."""
     match event:
         case Started(backend):
             value: dict[str, Any] = {"type": "started", "backend": backend}

@@ -17,9 +17,9 @@ from orchestrator.stores.redis.names import API_KEYS, API_KEYS_USED, TICKET
 logger = logging.getLogger("orchestrator")
 
 LOOK_EVERY_S = 10.0
-"""For how long a key is taken for what it was."""
+"""How long a key that was read is used before it is read again."""
 MOST_KNOWN = 10_000
-"""Keys that a process remembers."""
+"""How many keys a process remembers."""
 
 
 class RedisKeys:

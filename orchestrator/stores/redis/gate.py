@@ -1,4 +1,4 @@
-"""How many calls are on their way to Redis at once, and whether any are to be made."""
+"""Limits the calls to Redis at once, and stops them for a moment after one has failed."""
 
 import threading
 import time
@@ -11,11 +11,11 @@ AWAY_S = 0.25
 WAIT_S = 5.0
 """How long a call waits for its turn while Redis answers others."""
 RECENT_S = 0.3
-"""A call that fails says nothing of Redis where another was answered this short a time ago."""
+"""A failed call doesn't mean that Redis is away if another was answered this short a time ago."""
 
 
 class Closed(Exception):
-    """Redis is away, or so many calls wait that this one had no turn."""
+    """Redis is away, or too many calls wait for this one to get a turn in time."""
 
 
 class _Waiter:
@@ -31,7 +31,7 @@ class _Waiter:
 class Gate:
     """Lets ``limit`` calls through at once, the others in the order they came.
 
-    Who waits when Redis is found to be away is sent off at once.
+    Calls that wait when Redis is found to be away fail at once.
     """
 
     def __init__(self, limit: int) -> None:

@@ -24,11 +24,11 @@ RECONNECT_S = 0.2
 TICK_S = 0.5
 """How often pings and channels without readers are looked at."""
 BOW_EVERY = 100
-"""Messages between two bows to other greenlets."""
+"""Messages between two pauses for other greenlets."""
 
 
 class Topic:
-    """What a channel tells, for any number of readers: that something is new.
+    """Tells any number of readers of a channel that something is new.
 
     ``version`` grows with every message, and where some may have been missed.
     """

@@ -17,9 +17,9 @@ from orchestrator.stores.redis.link import Argument, Link
 from orchestrator.stores.redis.names import PLACES
 
 LEASE_S = 20.0
-"""How long a place is held without being renewed, and a process taken for there."""
+"""How long a place, or a process, counts without being renewed."""
 ANSWER_S = 0.3
-"""How long Redis may take. A count here is quick, and a share of the limit holds without it."""
+"""How long Redis may take: a count is quick, and without it a share of the limit still holds."""
 AT_ONCE = 500
 """Places that a script renews: Redis does nothing else meanwhile."""
 

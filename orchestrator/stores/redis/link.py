@@ -28,13 +28,13 @@ Call = tuple[Script, Sequence[Argument]]
 CONNECTIONS = 32
 CONNECT_S = 0.25
 ANSWER_S = 0.65
-"""Together less than the second in which a call has to fail."""
+"""Together less than the one second within which a call must fail."""
 AGAIN_S = 0.1
 """A connection that was found dead within this time is replaced, and the call made once more."""
 LATE = b"late"
 
 _gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
-"""One for each Redis: what one link finds out about it, all others know at once."""
+"""One gate for each Redis: what one link finds out about it, all others know at once."""
 
 
 class Link:
@@ -76,10 +76,10 @@ class Link:
         return self._reach(lambda: self._run(script, arguments))
 
     def call_in_time(self, script: Script, arguments: Callable[[str], Sequence[Argument]]) -> Any:
-        """Call a script that is to do nothing, and to answer LATE, once nobody waits for it.
+        """Call a script that must do nothing, and answer LATE, once nobody waits for it any more.
 
-        ``arguments`` are made with the time of Redis from which that is so: what was sent to a
-        Redis that hangs is read by it when it wakes. Raises PipelineUnavailable.
+        ``arguments`` are made with that deadline, by Redis's clock: a Redis that hangs reads what
+        was sent to it when it wakes up. Raises PipelineUnavailable.
         """
 
         def act() -> Any:
