@@ -106,7 +106,7 @@ FLOORS: dict[str, list[str]] = {
         "body head keys_command probe",
         "web.connections web.dates web.hosts web.json_io web.origins web.params web.request "
         "web.routes",
-        "web.ws_guard",
+        "web.ws_followers web.ws_guard",
         "web.app web.context web.errors web.playground web.sse",
         "web.auth web.health",
         "web.limits",

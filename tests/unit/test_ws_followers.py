@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.errors import RateLimited
-from orchestrator.web.ws import MAX_FOLLOWERS, MAX_IN_FLIGHT, Follower, Followers
+from orchestrator.web.ws_followers import MAX_FOLLOWERS, MAX_IN_FLIGHT, Follower, Followers
 
 
 def follower(request_id: str = "a") -> Follower:
