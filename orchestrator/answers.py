@@ -99,7 +99,8 @@ class StatusSchema(RequestSchema):
     error_code = fields.String(**_or_null("The code of the failure, such as `UPSTREAM_TIMEOUT`."))
     queue_position = _count(
         **_or_null(
-            "How many are ahead of it, in its session and in the queue; null unless it is pending."
+            "How many are ahead of it by now, in its session and in the queue: more may come in "
+            "between where it waits for its session. Null unless it is pending."
         )
     )
     usage = fields.Nested(UsageSchema, **_or_null("What it cost, where the model says so."))

@@ -8,6 +8,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from orchestrator.parent import end_with_parent
 
 LOOK_S = 0.2
 SETTLED_S = 5.0
@@ -99,7 +102,12 @@ class Parts:
 
     def _run(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         # In sessions of their own: Ctrl-C is for this process to pass on, in order.
-        process = subprocess.Popen(command, env=self._environ, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=self._environ,
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
+        )
         self._groups.append(process.pid)
         return process
 

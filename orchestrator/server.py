@@ -284,6 +284,9 @@ class Worker(GeventWorker):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """On SIGTERM, drain first: until then this process answers polls and streams."""
+        if not hasattr(self, "wsgi"):
+            # The app is still being loaded: nobody is served yet, and nothing is to be ended.
+            os._exit(0)
         if self._leaves_at is None:
             self._leaves_at = time.monotonic() + self.cfg.graceful_timeout - EXIT_RESERVE_S
             gevent.spawn(self._drain)

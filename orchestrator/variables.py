@@ -3,6 +3,7 @@
 A setting that would have no effect stops the start, instead of being ignored.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from itertools import combinations
@@ -11,11 +12,16 @@ from orchestrator.errors import ConfigError
 
 PREFIX = "ORCHESTRATOR_"
 FILE = f"{PREFIX}CONFIG"
+SHORTEST = 3
+"""Characters of a name that is compared with the beginnings of others."""
+_ADDRESS = re.compile(r"SERVICE_(HOST|PORT\w*)$|PORT_\d+_(TCP|UDP)\w*$")
 
 _TOKENS = tuple(f"{PREFIX}JWT_{name}" for name in ("SECRET", "KEY_FILE", "JWKS_URL"))
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     f"{PREFIX}QUEUE_REDIS_URL": ("REDIS_URL",),
+    f"{PREFIX}WORKER_SIGN": ("REDIS_URL",),
+    f"{PREFIX}KEY_PEPPER": (f"{PREFIX}API_KEYS_FILE",),
     f"{PREFIX}TLS_CERT": (f"{PREFIX}TLS_KEY",),
     f"{PREFIX}TLS_KEY": (f"{PREFIX}TLS_CERT",),
     f"{PREFIX}JWT_ALGORITHM": _TOKENS,
@@ -41,11 +47,25 @@ def check_names(environ: Mapping[str, str], known: Collection[str]) -> None:
     """
     short = {variable.removeprefix(PREFIX): variable for variable in known}
     for variable, value in environ.items():
-        # Docker and Kubernetes tell where a service of this name is, as in tcp://10.0.0.1:8080.
-        if not variable.startswith(PREFIX) or variable in known or value.startswith("tcp://"):
+        name = variable.upper().removeprefix(PREFIX)
+        if variable in known or name == variable.upper() or _is_address(name, value):
             continue
-        if near := get_close_matches(variable.removeprefix(PREFIX), short, n=1, cutoff=0.8):
-            raise ConfigError(f"{variable} is no setting. Is {short[near[0]]} meant?")
+        if meant := _nearest(name, short):
+            raise ConfigError(f"{variable} is no setting. Is {short[meant]} meant?")
+
+
+def _is_address(name: str, value: str) -> bool:
+    """Whether Docker or Kubernetes tells where a service of this name is."""
+    return value.startswith("tcp://") or _ADDRESS.search(name) is not None
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """Return the known name that this one is like, or begins, or goes on from."""
+    if near := get_close_matches(name, known, n=1, cutoff=0.8):
+        return near[0]
+    if len(name) < SHORTEST:
+        return None
+    return next((one for one in known if one.startswith(name) or name.startswith(one)), None)
 
 
 def check_together(environ: Mapping[str, str]) -> None:

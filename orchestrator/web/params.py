@@ -66,7 +66,7 @@ def integer(request: Request, name: str, low: int, high: int, default: int) -> i
     text = request.args.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"-?\d{1,15}", text) or not low <= int(text) <= high:
+    if not re.fullmatch(r"-?[0-9]{1,15}", text) or not low <= int(text) <= high:
         raise invalid({name: [f"Must be a whole number from {low} to {high}."]})
     return int(text)
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.client import until
 from tests.needs import needs
-from tests.processes import children, family
+from tests.processes import children, family, is_running
 from tests.redis_server import RedisServer
 from tests.scaled import Worker
 from tests.served import BUSY, ROOT, START_S, environment, free_port
@@ -165,14 +165,6 @@ def test_workers_that_cannot_start_are_not_started_again_and_again(redis: RedisS
         "worker", "--processes", "2", REDIS_URL=redis.url, ORCHESTRATOR_BACKEND="no.such:thing"
     )
     assert "ORCHESTRATOR_BACKEND" in said
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_it_takes_the_redis_that_is_named(redis: RedisServer, tmp_path: Path) -> None:

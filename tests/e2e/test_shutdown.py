@@ -366,6 +366,33 @@ def test_ctrl_c_ends_it_at_once_and_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
+def test_a_stop_while_the_app_is_loaded_ends_at_once_and_greets_nobody(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\n\ntime.sleep(60)\n")
+    log = tmp_path / "log"
+    environ = environment(
+        PORT=str(free_port()),
+        ORCHESTRATOR_BACKEND="slow:answer",
+        PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}",
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "serve"],
+            env=environ,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: "Booting worker" in log.read_text(), START_S)
+        process.send_signal(signal.SIGTERM)
+        # Long before the module would be loaded.
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Try:" not in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
 def test_no_signal_puts_a_second_store_beside_the_one_in_memory(
     serving: Callable[..., Served],
 ) -> None:

@@ -67,6 +67,22 @@ def test_a_name_of_the_ecosystem_with_our_prefix_is_refused(meant: str) -> None:
     assert told == f"ORCHESTRATOR_{meant} is no setting. Is {meant} meant?"
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ORCHESTRATOR_API_KEYS", "ORCHESTRATOR_API_KEYS_FILE"),
+        ("ORCHESTRATOR_API_KEY", "ORCHESTRATOR_API_KEYS_FILE"),
+        ("ORCHESTRATOR_TLS_CERTIFICATE", "ORCHESTRATOR_TLS_CERT"),
+        ("ORCHESTRATOR_CONFIG_FILE", "ORCHESTRATOR_CONFIG"),
+        ("ORCHESTRATOR_REDIS", "REDIS_URL"),
+        ("ORCHESTRATOR_backend", "ORCHESTRATOR_BACKEND"),
+        ("orchestrator_backend", "ORCHESTRATOR_BACKEND"),
+    ],
+)
+def test_a_name_that_begins_or_goes_on_like_a_setting_is_refused(given: str, meant: str) -> None:
+    assert refusal({given: "x"}) == f"{given} is no setting. Is {meant} meant?"
+
+
 def test_a_refusal_never_leads_to_another_one() -> None:
     told = refusal({"ORCHESTRATOR_REDISURL": "redis://localhost/0"})
     assert told == "ORCHESTRATOR_REDISURL is no setting. Is REDIS_URL meant?"

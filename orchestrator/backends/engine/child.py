@@ -6,11 +6,12 @@ can't be. It ends when its input does, which is when its parent ends, however th
 """
 
 import argparse
-import ctypes
 import json
 import os
 import signal
 import sys
+
+from orchestrator.parent import end_with_parent
 
 try:
     import xllamacpp
@@ -22,7 +23,6 @@ except ImportError as error:
 # llama.cpp's own 2048 is seconds on a small machine.
 _BATCH = 256
 _PROMPT_CACHE_MIB = 256
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -59,8 +59,7 @@ def _end_with_parent() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
 
 
 def _parameters(options: argparse.Namespace, key: str) -> "xllamacpp.CommonParams":

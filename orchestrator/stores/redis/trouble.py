@@ -62,6 +62,11 @@ def full() -> PipelineUnavailable:
 
 def not_admitted(error: exceptions.AuthenticationError) -> ConfigError:
     """Return what the start says to a password that is missing or wrong."""
+    if "without any password" in str(error):
+        return ConfigError(
+            "REDIS_URL has a password, and this Redis asks its default user for none: leave it "
+            "out, or name the user, as in redis://user:password@host:6379/0."
+        )
     return ConfigError(
         f"REDIS_URL lets nobody in: {str(error).rstrip('.?')}. Set the password in it, as in "
         "redis://:password@host:6379/0, percent-encoded: %2F for /, %23 for #, %3F for ?."
