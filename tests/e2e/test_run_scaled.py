@@ -54,14 +54,6 @@ def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_it_serves_replaces_a_dead_worker_and_ends_whole_on_ctrl_c(tmp_path: Path) -> None:
     needs("redis-server")
     needs("curl")
@@ -90,7 +82,7 @@ def test_it_serves_replaces_a_dead_worker_and_ends_whole_on_ctrl_c(tmp_path: Pat
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(30) == 0
         assert time.monotonic() - began < 5 * BUSY
-    assert not any(is_alive(pid) for pid in everyone)
+    until(lambda: not any(map(is_running, everyone)))
     assert "Traceback" not in log.read_text()
 
 
@@ -119,7 +111,7 @@ def test_whatever_is_killed_is_started_again_and_a_closed_terminal_ends_all(tmp_
         everyone += family(process.pid)
         os.kill(process.pid, signal.SIGHUP)
         assert process.wait(30) == 0
-    assert not any(is_alive(pid) for pid in everyone)
+    until(lambda: not any(map(is_running, everyone)))
 
 
 def test_a_worker_ends_when_its_master_was_killed(hired: Callable[[], Worker]) -> None:
@@ -156,7 +148,7 @@ def test_of_several_workers_each_dies_alone_and_sigterm_ends_all(
         process.terminate()
         code = process.wait(60)
     assert code == 0
-    assert not any(is_alive(pid) for pid in everyone)
+    until(lambda: not any(map(is_running, everyone)))
     assert log.read_text().count("Draining") == 3
 
 
