@@ -338,7 +338,7 @@ class Life(RuleBasedStateMachine):
         last = told[-1][0] if told else max(after, -1)
         assert page.complete == (not request.is_live and last >= len(request.log) - 1)
         # A page may leave out the answer until it is complete.
-        result = request.result if page.complete else page.job.result
+        result = page.job.result if page.complete else request.result
         self.same_listed(page.job._replace(result=result), request)
 
     @rule(
