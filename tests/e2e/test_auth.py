@@ -19,6 +19,8 @@ import requests
 import websocket
 
 from orchestrator.auth.key_file import LOOK_EVERY_S
+from orchestrator.auth.tickets import TTL_S
+from orchestrator.stores.redis import names
 from orchestrator.strict_json import MAX_BODY
 from orchestrator.web.connections import UNNAMED_SHARE
 from orchestrator.web.ws_guard import FIRST_BYTES
@@ -36,6 +38,7 @@ from tests.e2e.client import (
     until,
 )
 from tests.fakes.upstream import Upstream, start_upstream
+from tests.scaled import is_ready, working
 from tests.served import BUSY, Served, environment, serve
 
 PEPPER = "0123456789abcdef" * 4
@@ -362,9 +365,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "ORCHESTRATOR_API_KEYS_FILE" in keys("list", ok=False)
 
 
-def test_with_redis_keys_and_stream_tokens_are_the_same_everywhere(
-    redis: Any, tmp_path: Path
-) -> None:
+def test_with_redis_keys_are_the_same_everywhere(redis: Any, tmp_path: Path) -> None:
     keys = Keys(tmp_path, ORCHESTRATOR_API_KEYS_FILE="redis", REDIS_URL=redis.url)
     key = keys.create()
     headers = {"X-API-Key": key}
@@ -375,3 +376,35 @@ def test_with_redis_keys_and_stream_tokens_are_the_same_everywhere(
         keys("revoke", key)
         until(lambda: call(one, "GET", "/models", headers=headers).status_code == 401, 30)
         until(lambda: call(two, "GET", "/models", headers=headers).status_code == 401, 30)
+
+
+def test_with_redis_a_stream_token_is_good_everywhere_once_and_for_its_time(
+    redis: Any, tmp_path: Path
+) -> None:
+    keys = Keys(tmp_path, ORCHESTRATOR_API_KEYS_FILE="redis", REDIS_URL=redis.url)
+    headers = {"X-API-Key": keys.create()}
+    with (
+        working(tmp_path / "worker", **keys.environ),
+        serve(**keys.environ) as one,
+        serve(**keys.environ) as two,
+    ):
+        until(lambda: is_ready(one) and is_ready(two))
+        asked = call(one, "POST", "/infer", json={"prompt": "x"}, headers=headers)
+        request_id = asked.json()["request_id"]
+
+        def issue() -> str:
+            answer = call(one, "POST", f"/stream-token/{request_id}", headers=headers)
+            return str(answer.json()["token"])
+
+        def opened(web: Served, given: str) -> int:
+            return call(web, "GET", f"/stream/{request_id}?token={given}").status_code
+
+        given = issue()
+        assert opened(two, given) == 200
+        assert opened(one, given) == opened(two, given) == 401
+        late = issue()
+        (kept,) = redis.client.scan_iter(f"{names.TICKET}*")
+        assert 0 < redis.client.ttl(kept) <= TTL_S
+        redis.client.pexpire(kept, 1)
+        until(lambda: not redis.client.exists(kept))
+        assert opened(one, late) == opened(two, late) == 401
