@@ -382,6 +382,21 @@ def test_a_run_that_redis_forgot_writes_nothing_into_the_next(
     assert other.finish(job.id, DONE).job.result == "new"
 
 
+def test_a_run_that_redis_forgot_is_not_given_back_in_place_of_the_next(
+    own: RedisServer, store: RedisStore, other: RedisStore
+) -> None:
+    job = a_job()
+    store.submit(job)
+    forget = forgetting(own)
+    assert store.claim(job.id, "echo")
+    forget()
+    assert other.claim(job.id, "echo")
+    assert not store.give_back(job.id, 1).changed
+    assert not store.finish(job.id, Cancelled(), 1).changed
+    assert store.get(job.id).status is Status.PROCESSING
+    assert other.finish(job.id, DONE).changed
+
+
 @pytest.mark.parametrize("crash", ["kill", "freeze"])
 def test_a_run_goes_on_through_an_outage_and_its_log_has_no_gap(
     own: RedisServer, store: RedisStore, other: RedisStore, crash: str

@@ -195,7 +195,7 @@ class RedisStore(Views):
             forgotten, late, lost, unsent = self._call(scripts.SWEEP, "", SWEEP_STEP)
             is_sure = self._link.up_s >= self._leases.grace_s
             calls = [self._fail_late(job) for job in _readable(late)]
-            calls += [self._requeue(job_id, "") for job_id in lost if is_sure]
+            calls += [self._requeue(job_id) for job_id in lost if is_sure]
             for reply in self._link.call_all(calls):
                 with suppress(codec.ForeignData):
                     change = change_of(reply)
@@ -224,9 +224,9 @@ class RedisStore(Views):
 
     def give_back(self, job_id: str, run: int) -> Change:
         held = self._writer.held(job_id, run)
-        script, arguments = self._requeue(job_id, run)
         if held is None:
-            return self._changed(job_id, self._link.call(script, *arguments))
+            return Change(self.get(job_id), changed=False)
+        script, arguments = self._requeue(job_id, run, held.owner)
         with self._writer.releasing(held):
             # Not before: its run, told that no more is wanted, would end the request first.
             held.close()
@@ -296,14 +296,14 @@ class RedisStore(Views):
         event = refusals.waited_too_long(job.request)
         return scripts.FINISH, (*self._head(job.id), "", "", "", *ending(event))
 
-    def _requeue(self, job_id: str, run: int | str) -> Call:
+    def _requeue(self, job_id: str, run: int | str = "", owner: str = "") -> Call:
         lost = Failed(
             WorkerLost.code,
             f"Whoever ran the request died, {self._leases.losses} times. What it asks for may be "
             "why: see the logs of the workers before you submit it again.",
         )
-        arguments = (run, self._leases.losses, codec.dump_event(lost), lost.message, lost.code)
-        return scripts.REQUEUE, (*self._head(job_id), *arguments)
+        last = (codec.dump_event(lost), lost.message, lost.code)
+        return scripts.REQUEUE, (*self._head(job_id), run, owner, self._leases.losses, *last)
 
 
 def _readable(found: Sequence[Sequence[bytes | None]]) -> Iterator[Job]:

@@ -30,7 +30,7 @@ if run == '' then
 end
 if not job[4] then
   -- Redis may have forgotten the claim, and with it that this run is one of the request's.
-  if owner ~= '' and owner ~= job[5] then
+  if owner ~= (job[5] or '') then
     return unchanged(id)
   end
   if seq ~= '' and seq ~= job[3] then

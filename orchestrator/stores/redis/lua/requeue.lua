@@ -1,24 +1,24 @@
 #!lua flags=allow-oom
 -- Take a request from whoever runs it, and have it wait for another.
--- ARGV: the run or '' for one whose lease has run out, its queue timeout, how often it may be
+-- ARGV: the run and who claimed it, or '' and '' for one whose lease has run out, how often it may be
 -- lost, and the ending of one that was lost too often.
-local run, losses_allowed = ARGV[4], tonumber(ARGV[5])
+local run, owner, losses_allowed = ARGV[4], ARGV[5], tonumber(ARGV[6])
 local ending = {
   status = 'failed',
   reason = 'error',
-  payload = ARGV[6],
-  error = ARGV[7],
-  error_code = ARGV[8],
+  payload = ARGV[7],
+  error = ARGV[8],
+  error_code = ARGV[9],
 }
 local key = JOB .. id
 local job = redis.call(
-  'HMGET', key, 'status', 'run', 'cancel_requested_at', 'losses', 'queue_timeout_s'
+  'HMGET', key, 'status', 'run', 'cancel_requested_at', 'losses', 'queue_timeout_s', 'owner'
 )
 
 if not job[1] then
   return {'missing'}
 end
-if job[1] ~= 'processing' or (run ~= '' and job[2] ~= run) then
+if job[1] ~= 'processing' or (run ~= '' and (job[2] ~= run or job[6] ~= owner)) then
   return unchanged(id)
 end
 local losses = tonumber(job[4])
