@@ -31,6 +31,14 @@ YIELD_EVERY = 32
 """Tokens between two pauses for other greenlets: a backend that never waits would starve them."""
 
 
+class NotHere(Exception):
+    """A request can't run in this process, which doesn't have its model; others may."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"there is no model {job.request.model!r} here")
+        self.job = job
+
+
 class _Run:
     """One run of a request in this process; ``number`` is its job's once it is claimed.
 
@@ -69,14 +77,12 @@ class Runner:
     def run(self, job_id: str, route: Route | None = None) -> Sequence[Job]:
         """Run a pending request to its end. Returns the jobs whose session is free now.
 
-        ``route`` answers in place of the model's own.
+        ``route`` answers in place of the model's own. Raises NotHere.
         """
         run = _Run(job_id)
         self._running[run] = None
         try:
             route = route or self._route(job_id)
-            if route is None:
-                return ()
             claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()
@@ -119,19 +125,12 @@ class Runner:
         for run in list(self._running):
             run.stop.request(ShuttingDown())
 
-    def _route(self, job_id: str) -> Route | None:
-        """Return the route of a request's model; None where other workers have to run it."""
-        model = self._store.get(job_id).request.model
+    def _route(self, job_id: str) -> Route:
+        job = self._store.get(job_id)
         try:
-            return self._route_of(model)
+            return self._route_of(job.request.model)
         except KeyError:
-            logger.error(
-                "request %s is left to other workers: there is no model %r here. Give web "
-                "processes and workers the same settings.",
-                job_id,
-                model,
-            )
-            return None
+            raise NotHere(job) from None
 
     def _generate(self, job: Job, history: History, route: Route, run: _Run) -> Terminal:
         stop = run.stop

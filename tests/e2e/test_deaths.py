@@ -216,8 +216,13 @@ def test_a_worker_leaves_a_model_that_it_does_not_have_to_others(
     assert "Traceback" not in worker.log
     assert status(server, request_id)["status"] == "pending"
     assert ended(server, submit(server, "Hello"))["result"] == "Echo: Hello"
-    # It is handed on again after 20 seconds, to whoever is there; nobody need wait for that.
-    assert post(server, f"/cancel/{request_id}", {}).json()["status"] == "cancelled"
+    # The first to hear of what is sent is the one who was there before.
+    hired(ORCHESTRATOR_CONFIG=str(many))
+    assert ended(server, request_id)["result"] == "Echo: Hello"
+    began = time.monotonic()
+    for _ in range(5):
+        assert ended(server, submit(server, "Hello", model="new"))["result"] == "Echo: Hello"
+    assert time.monotonic() - began < 5 * BUSY
 
 
 def test_without_redis_everything_waits_for_it_and_nothing_needs_a_restart(

@@ -58,6 +58,7 @@ class Workplace:
         self.intake.stop()
         self.end(1000)
         self.worker.stop()
+        self.broker.client.connection_pool.disconnect()
 
     def _run(self, job_id: str) -> None:
         self.begun.append(job_id)
@@ -182,6 +183,21 @@ def test_the_overdue_have_every_other_turn(workplace: Callable[..., Workplace]) 
         place.stop()
     kinds = [job_id.partition(" ")[0] for job_id in place.done]
     assert kinds == ["high", "overdue"] * 4 or kinds == ["overdue", "high"] * 4
+
+
+def test_who_has_stepped_back_lets_others_come_first(
+    workplace: Callable[..., Workplace],
+) -> None:
+    # Whoever listened first is told first.
+    first = workplace(threads=8)
+    other = workplace(threads=8)
+    first.broker.send("normal", "to know that both listen")
+    eventually(lambda: first.begun or other.begun)
+    for number in range(5):
+        first.intake.step_back()
+        first.broker.send("normal", f"job {number}")
+        eventually(lambda job=f"job {number}": job in other.begun + first.begun)  # type: ignore[misc]
+    assert not {f"job {number}" for number in range(5)} & set(first.begun)
 
 
 def test_a_worker_that_stops_takes_nothing_and_puts_back_what_it_has_not_begun(

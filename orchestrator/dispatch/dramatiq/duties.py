@@ -24,7 +24,7 @@ from orchestrator.errors import (
     PipelineUnavailable,
     ResultExpired,
 )
-from orchestrator.runner import Runner
+from orchestrator.runner import NotHere, Runner
 from orchestrator.stores.base import LeasedStore
 
 logger = logging.getLogger("orchestrator")
@@ -33,6 +33,8 @@ TICK_S = 0.1
 """How often deadlines are looked at."""
 SHOW_S = 5.0
 """How often a worker tells the store that it is there."""
+TELL_S = 10.0
+"""How often, at most, the log says that a model is not here."""
 AWAY_S = 0.5
 """How long to wait before a request that can't be claimed now is tried again."""
 RESERVE_S = 5.0
@@ -80,6 +82,7 @@ class Duties(dramatiq.Middleware):
         self._leaving = threading.Event()
         self._asked_at: float | None = None
         self._is_hurried = False
+        self._told_until = 0.0
 
     def declare(self, broker: Broker) -> None:
         """Have the messages of each queue run here."""
@@ -97,6 +100,9 @@ class Duties(dramatiq.Middleware):
             try:
                 for job in self._runner.run(job_id):
                     self._dispatcher.put(job)
+                return
+            except NotHere as error:
+                self._pass_on(error)
                 return
             except PipelineUnavailable:
                 # It could not be claimed. If it waits until the end, a sweep sends it again.
@@ -149,6 +155,21 @@ class Duties(dramatiq.Middleware):
             handle(number, frame)
         elif now - self._asked_at > HURRY_S:
             self._is_hurried = True
+
+    def _pass_on(self, error: NotHere) -> None:
+        """Send a request to the other workers, and let them come first."""
+        if self._intake:
+            self._intake.step_back()
+        self._dispatcher.put(error.job)
+        now = time.monotonic()
+        if now >= self._told_until:
+            self._told_until = now + TELL_S
+            logger.warning(
+                "request %s is left to other workers: %s. Give web processes and workers the same "
+                "settings.",
+                error.job.id,
+                error,
+            )
 
     def _give_back_late(self) -> None:
         deadline = time.monotonic() + self._graceful_s - RESERVE_S

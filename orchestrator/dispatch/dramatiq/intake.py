@@ -24,6 +24,8 @@ IDLE_S = 1.0
 """How often to look without being woken: the connection that wakes us may be cut."""
 AWAY_S = 0.5
 """How long nothing is tried after a failure."""
+STEP_BACK_S = 0.25
+"""How long others come first: they are woken at the same moment, and need milliseconds."""
 LISTEN_S = 5.0
 """After this long without a word the connection is asked whether it lives."""
 
@@ -59,6 +61,7 @@ class Intake:
         self._threads = threads
         self._overdue_first = False
         self._shown_at = 0.0
+        self._back_until = 0.0
         self._stopped = threading.Event()
         self._taking = threading.Thread(target=self._take_all, name="intake", daemon=True)
 
@@ -72,6 +75,10 @@ class Intake:
         self._stopped.set()
         self._broker.wake.set()
         self._taking.join()
+
+    def step_back(self) -> None:
+        """Let other workers come first for a moment: something is sent that can't run here."""
+        self._back_until = time.monotonic() + STEP_BACK_S
 
     def _take_all(self) -> None:
         is_away = False
@@ -94,6 +101,7 @@ class Intake:
         broker = self._broker
         broker.wake.wait(IDLE_S)
         broker.wake.clear()
+        self._stopped.wait(max(0.0, self._back_until - time.monotonic()))
         self._show()
         free = self._threads - broker.held
         if free <= 0 or not broker.is_consumed or self._stopped.is_set():
