@@ -1,6 +1,6 @@
 """What the memory store needs for a short request, and what a submit costs with many of them.
 
-    python -m benchmarks.memory [--stored 1000 100000 1000000] [--tokens 8]
+    python -m benchmarks.memory [--stored 1000 100000 1000000] [--tokens 8] [--tenants]
 
 Each size is measured in a process of its own: requests without a session of their own go through
 the store as a client's would, and the process's resident memory tells what they hold. "counted" is
@@ -33,14 +33,15 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
-def a_job(number: int) -> Job:
+def a_job(number: int, tenant: str = "") -> Job:
     request = READER.read(parse_object(b'{"prompt": "What is the answer to %d?"}' % number))
+    request = request._replace(tenant=tenant)
     return Job(id=new_id(), request=request, created_at=time.time())
 
 
-def store_one(store: MemoryStore, number: int, tokens: int) -> None:
-    """Store a request that has run to its end."""
-    job = a_job(number)
+def store_one(store: MemoryStore, number: int, tokens: int, has_tenant: bool) -> None:
+    """Store a request that has run to its end, perhaps of a tenant who has no other."""
+    job = a_job(number, f"tenant-{number}" if has_tenant else "")
     store.submit(job)
     store.claim(job.id, "echo")
     for chunk in range(tokens):
@@ -60,18 +61,18 @@ def submit_us(store: MemoryStore) -> tuple[float, float]:
     return statistics.median(times), max(times)
 
 
-def measure(stored: int, tokens: int) -> str:
+def measure(stored: int, tokens: int, has_tenants: bool) -> str:
     """Return a line of the table."""
     store = MemoryStore(queue_limit=10**9, retention_s=86_400.0, memory_limit=10**15)
     for number in range(SAMPLE):
-        store_one(store, number, tokens)
+        store_one(store, number, tokens, has_tenants)
     gc.collect()
     # As the server does: what was there before is not looked at again, and the rest seldom.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     memory, counted = resident(), store.size
-    for number in range(stored):
-        store_one(store, number, tokens)
+    for number in range(SAMPLE, SAMPLE + stored):
+        store_one(store, number, tokens, has_tenants)
     began = time.perf_counter()
     gc.collect()
     pause_ms = (time.perf_counter() - began) * 1e3
@@ -89,12 +90,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--stored", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
     parser.add_argument("--tokens", type=int, default=8, help="tokens of each answer")
+    parser.add_argument("--tenants", action="store_true", help="each of a tenant of its own")
     arguments = parser.parse_args()
     print("          bytes a request         submit, in us         collector")
     print("   stored    held  counted  ratio     median     longest  objects  pause, in ms")
     for stored in arguments.stored:
         with multiprocessing.get_context("spawn").Pool(1) as process:
-            print(process.apply(measure, (stored, arguments.tokens)), flush=True)
+            print(process.apply(measure, (stored, arguments.tokens, arguments.tenants)), flush=True)
 
 
 if __name__ == "__main__":

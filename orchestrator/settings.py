@@ -182,8 +182,8 @@ class Settings:
         "ORCHESTRATOR_MEMORY_LIMIT_MB",
         512,
         rules.integer(1, 1_000_000),
-        "What the memory store may hold, in MiB. Ended requests go first, oldest first; with "
-        "only live ones left a submit is answered with 503.",
+        "What the memory store may hold, in MiB. Ended requests go first, the oldest of the tenant "
+        "that has most; with only live ones left a submit is answered with 503.",
     )
     cache_mb: int = setting(
         "ORCHESTRATOR_CACHE_MB",

@@ -51,9 +51,10 @@ FLOORS: dict[str, list[str]] = {
         "backends.final backends.reasons backends.retry_after backends.sse_reader backends.text",
         "stores.refusals",
         "stores.memory",
-        "stores.memory.allowances stores.memory.cache stores.memory.deadlines "
-        "stores.memory.idempotency stores.memory.log stores.memory.order stores.memory.sizes",
-        "stores.memory.lists stores.memory.sessions",
+        "stores.memory.allowances stores.memory.cache stores.memory.ranking stores.memory.log "
+        "stores.memory.order stores.memory.sizes",
+        "stores.memory.lists stores.memory.shelf",
+        "stores.memory.idempotency stores.memory.sessions",
         "stores.memory.views",
         "backends.engine.download backends.engine.tiny_llama",
         "backends.engine.models",

@@ -111,6 +111,28 @@ def test_ended_requests_go_first_then_idle_sessions_then_keys_and_the_oldest_of_
     assert seen == [(2, 2), (1, 2), (0, 2), (0, 1), (0, 0)]
 
 
+def test_who_floods_pushes_out_nothing_of_others() -> None:
+    store = a_store(memory_limit=4 * MIB)
+
+    def one(tenant: str, number: int) -> tuple[Job, Idempotency]:
+        job = a_job("x" * 500, tenant=tenant, session_id=f"chat-{number}")
+        key = Idempotency(f"{tenant} {number}", b"body")
+        store.submit(job, key)
+        assert store.claim(job.id, "echo")
+        store.append(job.id, Token(0, "answer"))
+        store.finish(job.id, DONE)
+        return job, key
+
+    friends = [one(f"friend {number % 20}", number) for number in range(200)]
+    flood = [one("flood", number) for number in range(5_000)]
+    assert not has(store, flood[0][0])
+    assert has(store, flood[-1][0])
+    for job, key in friends:
+        assert store.get(job.id).result == "answer"
+        assert len(store.session(job.request.session).history.messages) == 2
+        assert store.submit(a_job(), key).replayed
+
+
 def test_the_oldest_key_goes_first() -> None:
     store = a_store(memory_limit=MIB)
     keys = [Idempotency(f"key {number}", b"body") for number in range(50)]

@@ -1,11 +1,12 @@
 """The memory store's idempotency keys: which request each one stands for, and until when."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.stores import refusals
 from orchestrator.stores.base import IDEMPOTENCY_S, Idempotency
+from orchestrator.stores.memory.shelf import Shelf
+from orchestrator.tenancy import tenant_of
 
 KEY_BYTES = 580
 """What a key costs beside its text, in bytes: measured."""
@@ -13,8 +14,9 @@ KEY_BYTES = 580
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key's first request."""
+    """A key and its first request."""
 
+    name: str
     fingerprint: bytes
     request_id: str
     session: str
@@ -22,15 +24,20 @@ class Key:
 
 
 class Keys:
-    """Keys in the order they came. To be used inside a lock.
+    """Each tenant's keys in the order they came. To be used inside a lock.
 
     ``size`` is what all of them hold, in bytes; ``clock`` gives seconds since the epoch.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.size = 0
+        self._size = 0
         self._clock = clock
-        self._keys: OrderedDict[str, Key] = OrderedDict()
+        self._keys: dict[str, Key] = {}
+        self._shelf: Shelf[Key] = Shelf(lambda key: key_bytes(key.name), lambda key: key.expires_at)
+
+    @property
+    def size(self) -> int:
+        return self._size + self._shelf.overhead
 
     def find(self, idempotency: Idempotency) -> Key | None:
         """Return what a key stands for, if anything. Raises IdempotencyKeyReused."""
@@ -43,22 +50,27 @@ class Keys:
     def add(self, idempotency: Idempotency, request_id: str, session: str) -> None:
         """Keep a new key for 24 hours."""
         expires_at = self._clock() + IDEMPOTENCY_S
-        self._keys[idempotency.key] = Key(idempotency.fingerprint, request_id, session, expires_at)
-        self.size += key_bytes(idempotency.key)
+        name = idempotency.key
+        key = Key(name, idempotency.fingerprint, request_id, session, expires_at)
+        self._keys[name] = key
+        self._shelf.put(tenant_of(session), name, key)
+        self._size += key_bytes(name)
 
     def drop_expired(self) -> None:
         """Forget what is past its time."""
-        now = self._clock()
-        while self._keys and next(iter(self._keys.values())).expires_at <= now:
-            self.drop_oldest()
+        while key := self._shelf.take_expired(self._clock()):
+            self._forget(key)
 
-    def drop_oldest(self) -> bool:
-        """Forget the oldest key; False where there is none."""
-        if not self._keys:
-            return False
-        key, _ = self._keys.popitem(last=False)
-        self.size -= key_bytes(key)
-        return True
+    def drop_one(self) -> bool:
+        """Forget the oldest key of the tenant that has most; False where there is none."""
+        key = self._shelf.take_from_largest()
+        if key:
+            self._forget(key)
+        return key is not None
+
+    def _forget(self, key: Key) -> None:
+        del self._keys[key.name]
+        self._size -= key_bytes(key.name)
 
 
 def key_bytes(key: str) -> int:

@@ -1,7 +1,6 @@
 """The memory store's sessions: what was said, whose turn it is, and which are idle."""
 
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,6 +10,7 @@ from orchestrator.session import History, Session, SessionHead
 from orchestrator.stores import refusals
 from orchestrator.stores.base import Listing, number_of
 from orchestrator.stores.memory.order import OrderedIds
+from orchestrator.stores.memory.shelf import Shelf
 from orchestrator.tenancy import tenant_of
 
 SESSION_BYTES = 600
@@ -80,26 +80,32 @@ class _Busy:
 
 
 class Sessions:
-    """Sessions by name, the idle ones in order of their last use. To be used inside a lock.
+    """Sessions by name, each tenant's idle ones in order of their last use. Inside a lock.
 
     A session is busy while it has live requests, and then it is never forgotten. ``size`` is what
     all of them hold, in bytes; ``clock`` gives seconds since the epoch.
     """
 
     def __init__(self, retention_s: float, clock: Callable[[], float]) -> None:
-        self.size = 0
+        self._size = 0
         self._retention_s = retention_s
         self._clock = clock
-        self._idle: OrderedDict[str, _Session] = OrderedDict()
+        self._idle: Shelf[_Session] = Shelf(
+            lambda session: session.size, lambda session: session.last_used_at + retention_s
+        )
         self._busy: dict[str, _Busy] = {}
         self._tenants: dict[str, _Tenant] = {}
+
+    @property
+    def size(self) -> int:
+        return self._size + self._idle.overhead
 
     def enter(self, job: Job) -> bool:
         """Note a new request of a session. Returns whether it may run at once."""
         session_name = job.request.session
         busy = self._busy.get(session_name)
         if busy is None:
-            session = self._idle.pop(session_name, None) or self._begin(session_name)
+            session = self._take_idle(session_name) or self._begin(session_name)
             busy = self._busy[session_name] = _Busy(session)
         self._use(busy.session)
         if busy.current is None:
@@ -127,7 +133,7 @@ class Sessions:
             busy.line.pop(following or "", None)
         if not busy.current and not busy.beside:
             del self._busy[session_name]
-            self._idle[session_name] = busy.session
+            self._put_idle(busy.session)
         return following
 
     def active(self, session_name: str) -> tuple[str, ...]:
@@ -163,52 +169,58 @@ class Sessions:
 
     def delete(self, session_name: str) -> None:
         """Forget an idle session. Raises NotFound, InProgress."""
-        session = self.view(session_name)
-        if session.active:
-            raise refusals.live_session(session_name, session.active[0])
-        self._forget(self._idle.pop(session_name))
+        if active := self.view(session_name).active:
+            raise refusals.live_session(session_name, active[0])
+        if session := self._take_idle(session_name):
+            self._forget(session)
 
     def touch(self, session_name: str) -> None:
         """Have an idle session count as just used, so that others are forgotten first."""
-        session = self._idle.get(session_name)
+        session = self._take_idle(session_name)
         if session:
             self._use(session)
-            self._idle.move_to_end(session_name)
+            self._put_idle(session)
 
     def drop_expired(self) -> None:
         """Forget what was last used longer than the retention ago."""
-        now = self._clock()
-        while self._idle:
-            if next(iter(self._idle.values())).last_used_at + self._retention_s > now:
-                return
-            self.drop_oldest()
+        while session := self._idle.take_expired(self._clock()):
+            self._forget(session)
 
-    def drop_oldest(self) -> bool:
-        """Forget the session idle for longest; False where none is idle."""
-        if not self._idle:
-            return False
-        self._forget(self._idle.popitem(last=False)[1])
-        return True
+    def drop_one(self) -> bool:
+        """Forget, of the tenant with the most idle ones, the one idle for longest.
+
+        Returns False where none is idle.
+        """
+        session = self._idle.take_from_largest()
+        if session:
+            self._forget(session)
+        return session is not None
 
     def _begin(self, session_name: str) -> _Session:
         name = tenant_of(session_name)
         tenant = self._tenants.get(name)
         if tenant is None:
             tenant = self._tenants[name] = _Tenant()
-            self.size += TENANT_BYTES
-        self.size += SESSION_BYTES
+            self._size += TENANT_BYTES
+        self._size += SESSION_BYTES
         return _Session(session_name, self._clock(), tenant)
 
     def _forget(self, session: _Session) -> None:
-        self.size -= session.size
+        self._size -= session.size
         session.tenant.remove(session)
         if not session.tenant:
             del self._tenants[tenant_of(session.name)]
-            self.size -= TENANT_BYTES
+            self._size -= TENANT_BYTES
 
     def _find(self, session_name: str) -> _Session | None:
         busy = self._busy.get(session_name)
-        return busy.session if busy else self._idle.get(session_name)
+        return busy.session if busy else self._idle.get(tenant_of(session_name), session_name)
+
+    def _take_idle(self, session_name: str) -> _Session | None:
+        return self._idle.take(tenant_of(session_name), session_name)
+
+    def _put_idle(self, session: _Session) -> None:
+        self._idle.put(tenant_of(session.name), session.name, session)
 
     def _use(self, session: _Session) -> None:
         session.tenant.remove(session)
@@ -219,7 +231,7 @@ class Sessions:
         history = session.history.with_turn(job.request, job.result or "")
         size = SESSION_BYTES + (sys.getsizeof(history.system) if history.system else 0)
         size += sum([MESSAGE_BYTES + sys.getsizeof(turn.content) for turn in history.messages])
-        self.size += size - session.size
+        self._size += size - session.size
         session.size, session.history = size, history
 
     def _view(self, session: _Session) -> Session:

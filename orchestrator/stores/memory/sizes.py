@@ -4,7 +4,7 @@ import sys
 
 from orchestrator.job import GenerateRequest
 
-JOB_BYTES = 1_000
+JOB_BYTES = 1_070
 """What a request costs beside its texts, in bytes: measured (benchmarks/memory.py)."""
 
 

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from orchestrator.allowance import Allowance
@@ -13,10 +12,11 @@ from orchestrator.job import Job, OnBusy, Status
 from orchestrator.stores import refusals
 from orchestrator.stores.base import Change, Claim, Idempotency, Submission
 from orchestrator.stores.memory.allowances import Allowances
-from orchestrator.stores.memory.deadlines import Deadlines
 from orchestrator.stores.memory.idempotency import Keys, key_bytes
 from orchestrator.stores.memory.order import OrderedIds
+from orchestrator.stores.memory.ranking import Ranking
 from orchestrator.stores.memory.sessions import SESSION_BYTES, TENANT_BYTES
+from orchestrator.stores.memory.shelf import Shelf
 from orchestrator.stores.memory.sizes import request_bytes
 from orchestrator.stores.memory.views import Entry, Views
 
@@ -31,8 +31,8 @@ class MemoryStore(Views):
 
     ``queue_limit`` counts pending requests; ``retention_s`` runs from a request's end and from
     a session's last use; past ``memory_limit`` bytes ended requests are forgotten first, then
-    idle sessions, then idempotency keys, oldest first each, but for sessions and keys beyond
-    their share of it. ``clock`` gives seconds since the epoch.
+    idle sessions, then idempotency keys, but for sessions and keys beyond their share of it: of
+    each the oldest of the tenant that has most. ``clock`` gives seconds since the epoch.
     """
 
     def __init__(
@@ -46,8 +46,10 @@ class MemoryStore(Views):
         super().__init__(retention_s, clock)
         self._queue_limit = queue_limit
         self._memory_limit = memory_limit
-        self._deadlines = Deadlines(self._pending)
-        self._ended: deque[str] = deque()
+        self._deadlines = Ranking()
+        self._ended: Shelf[Entry] = Shelf(
+            lambda entry: entry.size, lambda entry: entry.job.expires_at or 0.0
+        )
         self._keys = Keys(clock)
         self._allowances = Allowances(clock)
         self._size = 0
@@ -55,7 +57,7 @@ class MemoryStore(Views):
     @property
     def size(self) -> int:
         """What is held, in bytes, as far as it can be told."""
-        return self._size + self._sessions.size + self._keys.size
+        return self._size + self._ended.overhead + self._sessions.size + self._keys.size
 
     # Transitions
 
@@ -98,6 +100,7 @@ class MemoryStore(Views):
             entry = self._pending.pop(job_id, None)
             if entry is None:
                 return None
+            self._deadlines.drop(job_id)
             self._running[job_id] = entry
             started = Started(backend)
             entry.job = entry.job.apply(started, self._clock())
@@ -133,19 +136,21 @@ class MemoryStore(Views):
 
     def sweep(self) -> Sequence[Change]:
         now = self._clock()
+        changes: list[Change] = []
         with self._lock:
             self._forget_expired()
-            late = [self._pending[job_id] for job_id in self._deadlines.due(now)]
-            return [
-                self._finish(entry, refusals.waited_too_long(entry.job.request)) for entry in late
-            ]
+            while (job_id := self._deadlines.least(now)) is not None:
+                entry = self._pending[job_id]
+                changes.append(self._finish(entry, refusals.waited_too_long(entry.job.request)))
+        return changes
 
     def delete(self, job_id: str) -> None:
         with self._lock:
             entry = self._entry(job_id)
             if not entry.job.status.is_terminal:
                 raise refusals.live(job_id, entry.job.status)
-            self._drop(job_id)
+            self._ended.take(entry.job.request.tenant, job_id)
+            self._forget(entry)
 
     def delete_session(self, session: str) -> None:
         with self._lock:
@@ -182,7 +187,7 @@ class MemoryStore(Views):
         self._make_room(size + key_size + SESSION_BYTES + TENANT_BYTES)
         self._entries[job.id] = self._pending[job.id] = Entry(job, size)
         self._size += size
-        self._deadlines.add(job.created_at + job.request.queue_timeout_s, job.id)
+        self._deadlines.set(job.id, job.created_at + job.request.queue_timeout_s)
         self._orders.setdefault(job.request.tenant, OrderedIds()).add(job.id)
 
     def _interrupt(self, session: str) -> tuple[str, ...]:
@@ -213,10 +218,11 @@ class MemoryStore(Views):
         entry.job = job
         self._allowances.settle(job, text, usage)
         self._pending.pop(job_id, None)
+        self._deadlines.drop(job_id)
         self._running.pop(job_id, None)
-        self._ended.append(job_id)
         self._log(entry, event)
         self._charge(entry, sum(map(sys.getsizeof, filter(None, (job.result, job.error)))))
+        self._ended.put(job.request.tenant, job_id, entry)
         if entry.ended:
             entry.ended.notify_all()
         entry.grown = entry.ended = None
@@ -234,11 +240,8 @@ class MemoryStore(Views):
     # Forgetting
 
     def _forget_expired(self) -> None:
-        while self._ended:
-            entry = self._entries.get(self._ended[0])
-            if entry and not self._is_expired(entry):
-                break
-            self._drop(self._ended.popleft())
+        while entry := self._ended.take_expired(self._clock()):
+            self._forget(entry)
         self._keys.drop_expired()
         self._sessions.drop_expired()
 
@@ -254,25 +257,21 @@ class MemoryStore(Views):
     def _drop_something(self) -> bool:
         """Forget one thing; False where only live requests are left."""
         if self._sessions.size > SESSIONS_SHARE * self._memory_limit and (
-            self._sessions.drop_oldest()
+            self._sessions.drop_one()
         ):
             return True
         if self._keys.size > KEYS_SHARE * self._memory_limit:
-            return self._keys.drop_oldest()
-        if self._ended:
-            job_id = self._ended.popleft()
-            self._evicted_until = max(self._evicted_until, created_at(job_id) or 0.0)
-            self._drop(job_id)
+            return self._keys.drop_one()
+        if entry := self._ended.take_from_largest():
+            self._evicted_until = max(self._evicted_until, created_at(entry.job.id) or 0.0)
+            self._forget(entry)
             return True
-        return self._sessions.drop_oldest() or self._keys.drop_oldest()
+        return self._sessions.drop_one() or self._keys.drop_one()
 
-    def _drop(self, job_id: str) -> None:
-        entry = self._entries.pop(job_id, None)
-        if entry:
-            tenant = entry.job.request.tenant
-            self._orders[tenant].remove(job_id)
-            if not self._orders[tenant]:
-                del self._orders[tenant]
-            self._size -= entry.size
-        if len(self._ended) > 2 * len(self._entries) + 1000:
-            self._ended = deque(kept for kept in self._ended if kept in self._entries)
+    def _forget(self, entry: Entry) -> None:
+        job_id, tenant = entry.job.id, entry.job.request.tenant
+        del self._entries[job_id]
+        self._orders[tenant].remove(job_id)
+        if not self._orders[tenant]:
+            del self._orders[tenant]
+        self._size -= entry.size
