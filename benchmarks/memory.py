@@ -78,10 +78,10 @@ def measure(stored: int, tokens: int, has_tenants: bool) -> str:
     pause_ms = (time.perf_counter() - began) * 1e3
     objects = len(gc.get_objects()) / stored
     held = (resident() - memory) / stored
-    counted = (store.size - counted) / stored
+    believed = (store.size - counted) / stored
     median, longest = submit_us(store)
     return (
-        f"{stored:>9,} {held:>7,.0f} {counted:>8,.0f} {counted / held:>6.2f} {median:>10.1f} "
+        f"{stored:>9,} {held:>7,.0f} {believed:>8,.0f} {believed / held:>6.2f} {median:>10.1f} "
         f"{longest:>11.0f} {objects:>8.1f} {pause_ms:>12.0f}"
     )
 

@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,13 +139,16 @@ def model_server() -> Iterator[tuple[int, int]]:
         [sys.executable, str(HERE / "streaming_upstream.py")], stdout=subprocess.PIPE
     )
     try:
+        assert process.stdout
         yield int(process.stdout.readline()), process.pid
     finally:
         process.terminate()
         process.wait(10)
 
 
-def compare(direct: Door, ours: Door, shape: Shape, streams: int, rounds: int, pids: list) -> None:
+def compare(
+    direct: Door, ours: Door, shape: Shape, streams: int, rounds: int, pids: Sequence[int]
+) -> None:
     """Measure both by turns and print a line."""
     floors, costs, busy = [], [], []
     for _ in range(rounds):

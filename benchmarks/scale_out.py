@@ -1,11 +1,12 @@
 """Requests and tokens a second with one worker and two, beside the same job on Celery and Flask.
 
-    python benchmarks/scale_out.py [--workers 1 2] [--streams 64] [--rounds 5]
+    python benchmarks/scale_out.py [--workers 1 2] [--streams 64] [--rounds 5] [--alone]
 
-Each side has a Redis (with its append-only file), a web process and workers, all of them processes
-of their own; one model server (streaming_upstream.py) answers both. They are asked by turns, so
-that a noisy machine is noisy for both; a figure is the median of all rounds. So many streams run at
-once, each answer followed by the next:
+Each side has a Redis that syncs its append-only file before it answers, as `make run-scaled` has
+one, a web process and workers, all of them processes of their own; one model server
+(streaming_upstream.py) answers both. They are asked by turns, so that a noisy machine is noisy for
+both; a figure is the median of all rounds. So many streams run at once, each answer followed by the
+next:
 
 - requests: answers of 10 tokens. It shows what a request costs.
 - tokens: answers of 300 tokens, as fast as they go. It shows what a token costs.
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,11 +54,16 @@ class Side:
     pids: dict[str, list[int]] = field(default_factory=dict)
 
 
-def ours(port: int, environ: dict[str, str]) -> tuple[Side, list[str]]:
+Maker = Callable[[int, dict[str, str], int], tuple[Side, list[str]]]
+"""Makes a side of its web process's port, its settings, and how many streams run at once."""
+
+
+def ours(port: int, environ: dict[str, str], at_once: int) -> tuple[Side, list[str]]:
     """Return the service, and the command of its web process."""
     command = [sys.executable, "-m", "gunicorn", "--log-level", "warning"]
     door = Door(port, "/api/v1/infer", b"event: token", b"event: complete")
     worker = [sys.executable, "-m", "orchestrator", "worker"]
+    environ = environ | {"ORCHESTRATOR_CONCURRENCY": str(at_once)}
     return Side("orchestrator", door, environ, worker, "Ready to run"), command
 
 
@@ -72,7 +78,7 @@ def theirs(port: int, environ: dict[str, str], at_once: int) -> tuple[Side, list
 
 
 @contextmanager
-def running(command: Sequence[str], environ: dict[str, str], ready: str) -> Iterator[int]:
+def running(command: Sequence[str], environ: Mapping[str, str], ready: str) -> Iterator[int]:
     """Run a command while inside, once its log has ``ready`` in it; gives its pid."""
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         process = subprocess.Popen(
@@ -90,7 +96,7 @@ def await_word(process: subprocess.Popen[bytes], log: Path, ready: str) -> None:
     deadline = time.monotonic() + START_S
     while ready not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"{process.args} did not start:\n{log.read_text()}")
+            raise SystemExit(f"{process.args!r} did not start:\n{log.read_text()}")
         time.sleep(0.05)
 
 
@@ -142,15 +148,38 @@ def compare(sides: Sequence[Side], shape: Shape, workers: int, streams: int, rou
     last = statistics.median(rates[sides[-1].name])
     for side in sides:
         rate = statistics.median(rates[side.name])
-        use = ", ".join(
+        parts = ", ".join(
             f"{part} {statistics.median(each[part] for each in uses[side.name]):.0f} %"
             for part in side.pids
         )
         print(
             f"{workers} {'worker ' if workers == 1 else 'workers'}  {side.name:14} "
-            f"{rate:8.0f} {shape.name}/s  {rate / last:6.2f} x   CPU: {use}",
+            f"{rate:8.0f} {shape.name}/s  {rate / last:6.2f} x   CPU: {parts}",
             flush=True,
         )
+
+
+def start(stack: ExitStack, make: Maker, upstream: int, at_once: int) -> Side:
+    """Start a side's Redis and its web process, which ask the model server at a port."""
+    url, store = stack.enter_context(redis())
+    stack.enter_context(running(store, os.environ, ""))
+    await_port(int(url.rpartition(":")[2].partition("/")[0]))
+    port = free_port()
+    environ = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}",
+        "REDIS_URL": url,
+        "PORT": str(port),
+        "ORCHESTRATOR_BACKEND": "openai",
+        "ORCHESTRATOR_MODEL": "any",
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream}/v1",
+    }
+    side, command = make(port, environ, at_once)
+    pid = stack.enter_context(running(command, side.environ, ""))
+    await_port(port)
+    while not (web := children_of(pid)):
+        time.sleep(0.05)
+    side.pids = {"web": web, "workers": []}
+    return side
 
 
 def main() -> None:
@@ -158,28 +187,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="leave the other side out")
     options = parser.parse_args()
     with ExitStack() as stack:
         upstream, model_pid = stack.enter_context(model_server())
-        sides = []
-        for make in (ours, lambda *part: theirs(*part, options.streams)):
-            url, port = stack.enter_context(redis()), free_port()
-            environ = os.environ | {
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}",
-                "REDIS_URL": url,
-                "PORT": str(port),
-                "ORCHESTRATOR_BACKEND": "openai",
-                "ORCHESTRATOR_MODEL": "any",
-                "ORCHESTRATOR_CONCURRENCY": str(options.streams),
-                "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream}/v1",
-            }
-            side, command = make(port, environ)
-            pid = stack.enter_context(running(command, environ, ""))
-            await_port(port)
-            while not (web := children_of(pid)):
-                time.sleep(0.05)
-            side.pids = {"web": web, "workers": [], "model": [model_pid]}
-            sides.append(side)
+        makers: list[Maker] = [ours] if options.alone else [ours, theirs]
+        sides = [start(stack, make, upstream, options.streams) for make in makers]
+        for side in sides:
+            side.pids["model"] = [model_pid]
         hired = 0
         for count in sorted(options.workers):
             for side in sides:

@@ -31,7 +31,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
-            body = json.loads(await reader.readexactly(int(LENGTH.search(head)[1])))
+            length = LENGTH.search(head)
+            body = json.loads(await reader.readexactly(int(length[1]) if length else 0))
             tokens, milliseconds = map(int, body["messages"][-1]["content"].split())
             writer.write(HEAD)
             await say(writer, tokens, milliseconds / 1000)

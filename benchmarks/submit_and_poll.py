@@ -19,21 +19,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 16
 PROMPT = b'{"prompt": "Hello", "session_id": "%s"}'
 REQUEST_ID = re.compile(rb'"request_id":"([^"]+)"')
+LENGTH = re.compile(rb"Content-Length: (\d+)")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -71,14 +76,28 @@ def cpu_seconds(pid: int) -> float:
 def read_answer(sock: socket.socket) -> bytes:
     data = b""
     while b"\r\n\r\n" not in data:
-        data += sock.recv(65536)
+        data += read_some(sock)
     head, _, body = data.partition(b"\r\n\r\n")
-    length = int(re.search(rb"Content-Length: (\d+)", head)[1])
+    length = int(found(LENGTH, head))
     while len(body) < length:
-        body += sock.recv(65536)
+        body += read_some(sock)
     if head[9:10] != b"2":
-        raise AssertionError(data)
+        raise SystemExit(f"it was refused: {data!r}")
     return body
+
+
+def read_some(sock: socket.socket) -> bytes:
+    data = sock.recv(65536)
+    if not data:
+        raise SystemExit("a connection was closed before its answer had come")
+    return data
+
+
+def found(pattern: re.Pattern[bytes], data: bytes) -> bytes:
+    match = pattern.search(data)
+    if not match:
+        raise SystemExit(f"there is no {pattern.pattern!r} in {data!r}")
+    return match[1]
 
 
 def load(port: int, pairs: int) -> None:
@@ -93,7 +112,7 @@ def load(port: int, pairs: int) -> None:
                 b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
                 % (len(body), body)
             )
-        ids = [REQUEST_ID.search(read_answer(sock))[1] for sock in socks]
+        ids = [found(REQUEST_ID, read_answer(sock)) for sock in socks]
         for sock, request_id in zip(socks, ids, strict=True):
             sock.sendall(b"GET /api/v1/result/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % request_id)
         for sock in socks:
@@ -110,7 +129,7 @@ def measure(port: int, pid: int, pairs: int) -> float:
     return (cpu_seconds(pid) - before) / pairs * 1e6
 
 
-def profiled_app():
+def profiled_app() -> "WSGIApplication":
     """The real app, under cProfile in its worker: what gunicorn serves with --profile."""
     from orchestrator.web import create_app
 
@@ -120,7 +139,7 @@ def profiled_app():
     target = os.environ["BENCHMARK_PROFILE"]
     calls = 0
 
-    def serve(environ, start_response):
+    def serve(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         nonlocal calls
         with lock:
             calls += 1
@@ -128,7 +147,7 @@ def profiled_app():
                 profiler.dump_stats(target)
         profiler.enable()
         try:
-            return app(environ, start_response)
+            return app.wsgi_app(environ, start_response)
         finally:
             profiler.disable()
 

@@ -27,6 +27,7 @@ LONG = {
     "tests/e2e/test_settings_at_start.py": 45,
     "tests/e2e/test_auth.py": 40,
     "tests/e2e/test_limits_scaled.py": 38,
+    "tests/e2e/test_benchmarks.py": 35,
     "tests/e2e/test_isolation_of_stores.py": 35,
     f"{UNDER_GEVENT}[redis]": 30,
     "tests/e2e/test_playground.py": 30,
