@@ -21,6 +21,7 @@ _TOKENS = tuple(f"{PREFIX}JWT_{name}" for name in ("SECRET", "KEY_FILE", "JWKS_U
 NEEDS: Mapping[str, tuple[str, ...]] = {
     f"{PREFIX}QUEUE_REDIS_URL": ("REDIS_URL",),
     f"{PREFIX}WORKER_SIGN": ("REDIS_URL",),
+    f"{PREFIX}LEASE_S": ("REDIS_URL",),
     f"{PREFIX}KEY_PEPPER": (f"{PREFIX}API_KEYS_FILE",),
     f"{PREFIX}TLS_CERT": (f"{PREFIX}TLS_KEY",),
     f"{PREFIX}TLS_KEY": (f"{PREFIX}TLS_CERT",),
@@ -31,10 +32,16 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 """Settings that only have an effect together with one of others."""
 
-IN_FILE = tuple(
-    f"{PREFIX}{name}"
-    for name in ("BACKEND", "MODEL", "ECHO_DELAY_S", "ENGINE_SLOTS", "ENGINE_CONTEXT")
-)
+BACKEND = f"{PREFIX}BACKEND"
+DEFAULT_BACKEND = "echo"
+OF_BACKEND: Mapping[str, str] = {
+    f"{PREFIX}ECHO_DELAY_S": "echo",
+    f"{PREFIX}ENGINE_SLOTS": "engine",
+    f"{PREFIX}ENGINE_CONTEXT": "engine",
+}
+"""Settings that only have an effect with one backend."""
+
+IN_FILE = (BACKEND, f"{PREFIX}MODEL", *OF_BACKEND)
 """Settings that a routes file replaces. Names that other programs use too are left out."""
 
 _ONE_OF = (*((FILE, name) for name in IN_FILE), *combinations(_TOKENS, 2))
@@ -82,4 +89,11 @@ def check_together(environ: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"{variable} is set, and counts only with {' or '.join(others)}: set that as "
                 f"well, or unset {variable}."
+            )
+    backend = environ.get(BACKEND, "").strip() or DEFAULT_BACKEND
+    for variable, its_backend in OF_BACKEND.items():
+        if variable in has and backend != its_backend:
+            raise ConfigError(
+                f"{variable} is set, and counts only with {BACKEND}={its_backend}, but {backend} "
+                f"answers: unset {variable}."
             )

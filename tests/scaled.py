@@ -82,7 +82,7 @@ def working(log_path: Path, **environ: str) -> Iterator[Worker]:
 def scaled(redis: RedisServer, **environ: str) -> dict[str, str]:
     """Return the settings that web processes and workers share."""
     usual = {"REDIS_URL": redis.url, "ORCHESTRATOR_LEASE_S": str(LEASE_S)}
-    if "ORCHESTRATOR_CONFIG" not in environ:
+    if environ.keys().isdisjoint({"ORCHESTRATOR_CONFIG", "ORCHESTRATOR_BACKEND"}):
         usual["ORCHESTRATOR_ECHO_DELAY_S"] = str(DELAY_S)
     return usual | environ
 

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.config import load
 from orchestrator.errors import ConfigError
 from orchestrator.settings import Settings
-from orchestrator.variables import FILE, IN_FILE, NEEDS
+from orchestrator.variables import BACKEND, DEFAULT_BACKEND, FILE, IN_FILE, NEEDS, OF_BACKEND
 
 SECRET = "sk-hush-0123456789"
 
@@ -18,6 +18,13 @@ SECONDS = [VARIABLES[item.name] for item in fields(Settings) if type(item.defaul
 
 WRONG_WHOLE_NUMBERS = ["0", "-1", "1.5", "1e3", "many", "9" * 20, "9" * 5000, "nan"]
 WRONG_SECONDS = ["-1", "soon", "nan", "inf", "-inf", "1e400", "5s", "99999999"]
+
+
+def needed(variable: str) -> dict[str, str]:
+    """What has to be set beside a variable, so that it counts."""
+    if backend := OF_BACKEND.get(variable):
+        return {BACKEND: backend}
+    return dict.fromkeys(NEEDS.get(variable, ()), "redis://localhost")
 
 
 def refusal(environ: dict[str, str]) -> str:
@@ -114,7 +121,7 @@ def test_a_variable_of_someone_else_is_ignored() -> None:
 @pytest.mark.parametrize("variable", WHOLE_NUMBERS)
 @pytest.mark.parametrize("value", WRONG_WHOLE_NUMBERS)
 def test_a_wrong_whole_number_is_refused_by_name(variable: str, value: str) -> None:
-    message = refusal({variable: value})
+    message = refusal({variable: value, **needed(variable)})
     assert message.startswith(variable)
     assert "a whole number from" in message
 
@@ -122,7 +129,7 @@ def test_a_wrong_whole_number_is_refused_by_name(variable: str, value: str) -> N
 @pytest.mark.parametrize("variable", SECONDS)
 @pytest.mark.parametrize("value", WRONG_SECONDS)
 def test_a_wrong_number_of_seconds_is_refused_by_name(variable: str, value: str) -> None:
-    message = refusal({variable: value})
+    message = refusal({variable: value, **needed(variable)})
     assert message.startswith(variable)
     assert "a number of seconds from" in message
 
@@ -185,6 +192,15 @@ def test_a_wrong_value_is_refused_by_name_and_shown(variable: str, value: str) -
         ),
         ({"ORCHESTRATOR_JWT_TENANT_CLAIM": "org"}, "counts only with ORCHESTRATOR_JWT_SECRET or"),
         ({"ORCHESTRATOR_JWT_ISSUER": "me"}, "counts only with ORCHESTRATOR_JWT_SECRET or"),
+        ({"ORCHESTRATOR_LEASE_S": "5"}, "counts only with REDIS_URL"),
+        (
+            {"ORCHESTRATOR_BACKEND": "app:answer", "ORCHESTRATOR_ECHO_DELAY_S": "1"},
+            "counts only with ORCHESTRATOR_BACKEND=echo, but app:answer answers",
+        ),
+        (
+            {"ORCHESTRATOR_ENGINE_SLOTS": "2"},
+            "counts only with ORCHESTRATOR_BACKEND=engine, but echo answers",
+        ),
         ({"ORCHESTRATOR_TLS_CERT": "cert.pem"}, "ORCHESTRATOR_TLS_KEY"),
         ({"ORCHESTRATOR_TLS_KEY": "key.pem"}, "ORCHESTRATOR_TLS_CERT"),
     ],
@@ -198,6 +214,7 @@ def test_what_is_looked_at_together_are_settings() -> None:
         VARIABLES.values()
     )
     assert {FILE, *IN_FILE} <= set(VARIABLES.values())
+    assert Settings().backend == DEFAULT_BACKEND
 
 
 def test_what_is_there_for_other_programs_is_no_reason_to_refuse() -> None:
@@ -343,8 +360,7 @@ def test_a_secret_is_read_but_never_shown(item) -> None:
     is_address = item.metadata["variable"].endswith("REDIS_URL")
     value = f"redis://:{SECRET}@localhost:6379/0" if is_address else SECRET * 4
     variable = item.metadata["variable"]
-    beside = dict.fromkeys(NEEDS.get(variable, ()), "redis://localhost")
-    settings = load({variable: value, **beside})
+    settings = load({variable: value, **needed(variable)})
     assert getattr(settings, item.name) == value
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)
