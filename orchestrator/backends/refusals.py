@@ -13,8 +13,11 @@ from orchestrator.errors import RunError, UpstreamError, UpstreamRejected
 _ABOUT_THE_INPUT = frozenset({400, 413, 422})
 _REJECTIONS = _ABOUT_THE_INPUT | {404}
 _TOO_LARGE = 413
+_TOO_MANY = 429
+_UNPAID = 402
 _SETTINGS_ADVICE = "the service's operator should check its base URL, model and account"
 _ERROR_BODY_BYTES = 64 * 1024
+_ERROR_BODY_S = 5.0
 _QUOTE_CHARACTERS = 500
 
 # Some providers answer with 400 once the account is empty, which is no business of the client.
@@ -26,9 +29,16 @@ _ABOUT_THE_ACCOUNT = re.compile(
 def refusal(call: Call, api_key: str | None) -> RunError:
     """Turn an answer that isn't 200 into an error, quoting rejections of the input alone."""
     status = call.status
-    payload = _error_body(call) if status in _REJECTIONS or status == 403 else {}
+    payload = _error_body(call) if status in _REJECTIONS | {403, _TOO_MANY} else {}
     if rejection := _rejection(payload, status, api_key):
         return rejection
+    if _is_spent(payload):
+        # OpenAI says 429 here too, but this doesn't pass by itself.
+        return UpstreamError(
+            "The provider says that this service's account has nothing left; its operator must "
+            "see to it.",
+            status=_UNPAID,
+        )
     if status in (401, 403):
         return UpstreamError(
             "The provider refused this service's credentials; its operator must correct them.",
@@ -82,6 +92,12 @@ def _rejection(
     return UpstreamRejected(message, status=status, **({"reason": reason} if reason else {}))
 
 
+def _is_spent(payload: Mapping[str, Any]) -> bool:
+    error = payload.get("error")
+    known = error if isinstance(error, dict) else {}
+    return "insufficient_quota" in (known.get("code"), known.get("type"))
+
+
 def _in_our_words(status: int) -> str:
     if status == _TOO_LARGE:
         return (
@@ -94,6 +110,7 @@ def _in_our_words(status: int) -> str:
 
 
 def _error_body(call: Call) -> dict[str, Any]:
+    call.allow(_ERROR_BODY_S)
     try:
         return parsed(call.read_all(_ERROR_BODY_BYTES))
     except RunError:

@@ -56,6 +56,7 @@ No answer:
   stuck_error code=400    an error body that stops in the middle
   leak code=400           an error message that quotes the header with the request's key
   broke                   400, since the account is empty
+  spent                   429, since the account is empty, as OpenAI says it
   redirect                to another server
   page                    a web page, as if all were well
   empty_json              an empty JSON object, as if all were well
@@ -785,6 +786,13 @@ def leak(reply: Reply, code: float = 400) -> None:
 @fault
 def broke(reply: Reply) -> None:
     reply.fail(400, "Your credit balance is too low to access the API.")
+
+
+@fault
+def spent(reply: Reply) -> None:
+    error = {"message": "You exceeded your current quota.", "code": "insufficient_quota"}
+    body = json.dumps({"error": {"type": "insufficient_quota", **error}}).encode()
+    reply.whole(429, "application/json", body)
 
 
 @fault

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from gevent.monkey import get_original
 
-from orchestrator.backends.base import Finish, Message
+from orchestrator.backends.base import Finish, Message, may_pass
 from orchestrator.backends.openai import OpenAIBackend
 from orchestrator.errors import (
     DeadlineExceeded,
@@ -419,6 +419,16 @@ class TestErrors:
         assert error.details == {"status": int(fault.split()[1])}
         assert "credentials" in error.message
         assert "says no" not in error.message
+
+    def test_an_empty_account_is_the_operators_business_and_passes_by_no_waiting(
+        self, backend: OpenAIBackend
+    ) -> None:
+        error = failure(backend, "fault:spent")
+
+        assert type(error) is UpstreamError
+        assert error.details == {"status": 402}
+        assert not may_pass(402)
+        assert "quota" not in error.message
 
     @pytest.mark.parametrize(
         "prompt",
