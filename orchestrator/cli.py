@@ -20,7 +20,9 @@ from orchestrator.server import files_for, raise_file_limit
 from orchestrator.settings import Settings
 
 EXIT_RESERVE_S = 2
-"""The part of graceful_timeout kept for a worker to end."""
+"""How long past their time workers may take to end before they are killed."""
+THREADS_END_S = 1
+"""How long Dramatiq waits for its threads, and for its consumers: by then nothing runs in them."""
 WORKER = [sys.executable, "-m", "orchestrator", "worker"]
 
 Options = argparse.Namespace
@@ -149,7 +151,7 @@ def _be_worker(settings: Settings) -> NoReturn:
     arguments = {
         "--processes": 1,
         "--threads": settings.concurrency,
-        "--worker-shutdown-timeout": 1000 * (settings.graceful_timeout_s - EXIT_RESERVE_S),
+        "--worker-shutdown-timeout": 1000 * THREADS_END_S,
     }
     if warning := raise_file_limit(files_for(settings.concurrency)):
         sys.stderr.write(f"orchestrator: {warning}\n")

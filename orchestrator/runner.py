@@ -19,7 +19,7 @@ from orchestrator.errors import (
     UpstreamTruncated,
 )
 from orchestrator.events import Cancelled, Completed, Failed, Restarted, Terminal, Token, Usage
-from orchestrator.job import Job
+from orchestrator.job import Job, Status
 from orchestrator.routing.base import Attempt, Route, Stream
 from orchestrator.session import History
 from orchestrator.stop import Stopped, StopSignal
@@ -83,6 +83,8 @@ class Runner:
         self._running[run] = None
         try:
             route = route or self._route(job_id)
+            if route is None:
+                return ()
             claimed = self._store.claim(job_id, route.name)
             if claimed is None:
                 return ()
@@ -125,12 +127,15 @@ class Runner:
         for run in list(self._running):
             run.stop.request(ShuttingDown())
 
-    def _route(self, job_id: str) -> Route:
+    def _route(self, job_id: str) -> Route | None:
+        """Return the route of a request's model; None where it waits no more. Raises NotHere."""
         job = self._store.get(job_id)
         try:
             return self._route_of(job.request.model)
         except KeyError:
-            raise NotHere(job) from None
+            if job.status is Status.PENDING:
+                raise NotHere(job) from None
+            return None
 
     def _generate(self, job: Job, history: History, route: Route, run: _Run) -> Terminal:
         stop = run.stop

@@ -256,6 +256,13 @@ class LeasedStore(Store, Protocol):
         """
         ...
 
+    def pass_on(self, job_id: str) -> None:
+        """Note that a ready job can't run where it was handed to.
+
+        A sweep hands it on within seconds, and again whenever its wait has grown by a quarter.
+        """
+        ...
+
     def show_worker(self, models: Sequence[str]) -> None:
         """Note that a worker is there, and which models it has."""
         ...

@@ -1,5 +1,6 @@
 """Dramatiq as it is used here, over a real Redis: what of it is private is held to by these."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import redis as redis_client
 
 from orchestrator.backends.echo import EchoBackend
 from orchestrator.dispatch.base import PATIENCE_S
+from orchestrator.dispatch.dramatiq import intake
 from orchestrator.dispatch.dramatiq.broker import HEARTBEAT_TIMEOUT_MS, QUEUES, Broker
 from orchestrator.dispatch.dramatiq.dispatcher import DramatiqDispatcher
 from orchestrator.dispatch.dramatiq.duties import Duties
@@ -186,15 +188,16 @@ def test_the_overdue_have_every_other_turn(workplace: Callable[..., Workplace]) 
 
 
 def test_who_has_stepped_back_lets_others_come_first(
-    workplace: Callable[..., Workplace],
+    workplace: Callable[..., Workplace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(intake, "STEP_BACK_S", WAIT_S)
     # Whoever listened first is told first.
     first = workplace(threads=8)
     other = workplace(threads=8)
     first.broker.send("normal", "to know that both listen")
     eventually(lambda: first.begun or other.begun)
+    assert first.intake.step_back()
     for number in range(5):
-        first.intake.step_back()
         first.broker.send("normal", f"job {number}")
         eventually(lambda job=f"job {number}": job in other.begun + first.begun)  # type: ignore[misc]
     assert not {f"job {number}" for number in range(5)} & set(first.begun)
@@ -294,14 +297,15 @@ def test_a_fault_in_taking_does_not_end_it(
 
 
 def test_what_answers_in_a_worker_is_closed_once_nothing_runs_any_more(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "orchestrator")
     with redis_server.running(tmp_path) as own:
         # Its own: what serves for the life of a process goes on after this.
-        _see_the_end_of_a_worker(own)
+        _see_the_end_of_a_worker(own, lambda: "Draining" in caplog.text)
 
 
-def _see_the_end_of_a_worker(redis: RedisServer) -> None:
+def _see_the_end_of_a_worker(redis: RedisServer, is_leaving: Callable[[], bool]) -> None:
     store = RedisStore(redis.url, queue_limit=10, retention_s=60.0)
     backend, broker = Steps(), Broker(redis.url.replace("/0", "/1"))
     runner = Runner(store, lambda model: backend)
@@ -327,7 +331,7 @@ def _see_the_end_of_a_worker(redis: RedisServer) -> None:
     eventually(lambda: backend.running == 1)
     stop = threading.Thread(target=worker.stop, daemon=True)
     stop.start()
-    eventually(lambda: not worker.workers[0].running)
+    eventually(is_leaving)
     assert running == []
     backend.let_go("hello")
     stop.join(WAIT_S)

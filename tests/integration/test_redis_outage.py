@@ -382,6 +382,26 @@ def test_a_run_that_redis_forgot_writes_nothing_into_the_next(
     assert other.finish(job.id, DONE).job.result == "new"
 
 
+def test_a_run_that_redis_forgot_writes_nothing_where_its_own_process_claims_anew(
+    own: RedisServer, store: RedisStore
+) -> None:
+    job = a_job()
+    store.submit(job)
+    forget = forgetting(own)
+    assert store.claim(job.id, "echo")
+    assert store.append(job.id, Token(0, "stale "), 1)
+    forget()
+    # The number of its run is that of a run that goes on here: it waits for the next number.
+    assert store.claim(job.id, "echo") is None
+    assert not store.append(job.id, Token(1, "stale"), 1)
+    assert not store.finish(job.id, Cancelled(), 1).changed
+    again = store.claim(job.id, "echo")
+    assert again
+    assert again.job.run == 2
+    assert store.append(job.id, Token(0, "new"), 2)
+    assert store.finish(job.id, DONE, 2).job.result == "new"
+
+
 def test_a_run_that_redis_forgot_is_not_given_back_in_place_of_the_next(
     own: RedisServer, store: RedisStore, other: RedisStore
 ) -> None:

@@ -34,7 +34,7 @@ from orchestrator.runner import Runner
 from orchestrator.stop import StopSignal
 from orchestrator.stores.base import Idempotency
 from orchestrator.stores.redis.advice import check
-from orchestrator.stores.redis.scripts import INTERRUPT_STEP, SEND_AGAIN_S, SEND_S
+from orchestrator.stores.redis.scripts import INTERRUPT_STEP, PASS_ON_S, SEND_AGAIN_S, SEND_S
 from orchestrator.stores.redis.store import Leases, RedisStore
 from tests import redis_server
 from tests.fakes.asking import WAIT_S, eventually
@@ -452,6 +452,38 @@ def test_what_was_handed_on_is_handed_on_again_ever_more_rarely(
         clock.advance(pause - 1)
         assert web.sweep() == []
         clock.advance(1)
+        assert ids(web.sweep()[0].ready) == [job.id]
+
+
+def test_how_long_it_waits_is_counted_from_when_its_turn_came(
+    web: RedisStore, worker: RedisStore, clock: Clock
+) -> None:
+    job = submitted(web, session_id="chat", timeout_s=3600.0)
+    behind = submitted(web, session_id="chat", queue_timeout_s=3600.0)
+    mine = claimed(worker, job)
+    for _ in range(60):
+        clock.advance(10)
+        worker.renew()
+    assert worker.give_back(mine.id, mine.run).changed
+    web.sent(job.id)
+    clock.advance(SEND_AGAIN_S)
+    assert ids(web.sweep()[0].ready) == [job.id]
+    worker.finish(job.id, DONE, claimed(worker, job).run)
+    web.sent(behind.id)
+    clock.advance(SEND_AGAIN_S)
+    assert ids(web.sweep()[0].ready) == [behind.id]
+
+
+def test_what_can_not_run_where_it_was_handed_to_is_handed_on_soon_and_ever_more_rarely(
+    web: RedisStore, clock: Clock
+) -> None:
+    job = submitted(web, queue_timeout_s=3600.0)
+    web.sent(job.id)
+    for pause in (PASS_ON_S, PASS_ON_S, PASS_ON_S, PASS_ON_S, 2, 2.5):
+        web.pass_on(job.id)
+        clock.advance(pause - 0.1)
+        assert web.sweep() == []
+        clock.advance(0.1)
         assert ids(web.sweep()[0].ready) == [job.id]
 
 

@@ -1,8 +1,13 @@
-"""How many messages of each queue a worker takes."""
+"""How many messages of each queue a worker takes, and when others come first."""
+
+from typing import cast
 
 import pytest
 
-from orchestrator.dispatch.dramatiq.intake import shares
+from orchestrator.dispatch.dramatiq import intake
+from orchestrator.dispatch.dramatiq.broker import Broker
+from orchestrator.dispatch.dramatiq.intake import FORWARD_S, STEP_BACK_S, Intake, shares
+from tests.fakes.clock import Clock
 
 
 def lengths(high: int = 0, normal: int = 0, low: int = 0, overdue: int = 0) -> dict[str, int]:
@@ -36,3 +41,18 @@ def test_what_one_side_leaves_is_the_others() -> None:
     assert shares(lengths(overdue=9), 1, False) == [("overdue", 1)]
     taken = shares(lengths(low=1, overdue=9), 8, False)
     assert sum(count for queue, count in taken if queue == "overdue") == 7
+
+
+def test_others_come_first_for_a_moment_and_then_for_none_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(intake.time, "monotonic", clock)
+    worker = Intake(cast(Broker, None), threads=1)
+    assert worker.step_back()
+    clock.advance(STEP_BACK_S / 2)
+    assert worker.step_back()
+    clock.advance(STEP_BACK_S)
+    assert not worker.step_back()
+    clock.advance(FORWARD_S)
+    assert worker.step_back()

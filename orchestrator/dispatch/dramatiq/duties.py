@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -38,7 +39,9 @@ TELL_S = 10.0
 AWAY_S = 0.5
 """How long to wait before a request that can't be claimed now is tried again."""
 RESERVE_S = 5.0
-"""The part of the time for a stop kept for giving back what has not ended."""
+"""The part of the time for a stop kept for giving back what has not ended, and for the exit."""
+GIVE_BACK_S = 2.0
+"""How long giving back may take: where Redis is away, it waits."""
 HURRY_S = 1.0
 """A second signal within this time is the first one again: some send it to all processes."""
 MASTER_S = 1.0
@@ -140,7 +143,12 @@ class Duties(dramatiq.Middleware):
         self._leaving.set()
         if self._intake:
             self._intake.stop()
-        threading.Thread(target=self._give_back_late, name="give-back", daemon=True).start()
+        # Before Dramatiq waits for its threads: from its time it takes all that has gone by, once
+        # more for each thread that has ended, and then leaves what still runs to its fate.
+        self._let_end(broker)
+        giving_back = threading.Thread(target=self._give_back_all, name="give-back", daemon=True)
+        giving_back.start()
+        giving_back.join(GIVE_BACK_S)
 
     def after_worker_shutdown(self, broker: Any, worker: dramatiq.Worker) -> None:
         self._close()
@@ -157,10 +165,12 @@ class Duties(dramatiq.Middleware):
             self._is_hurried = True
 
     def _pass_on(self, error: NotHere) -> None:
-        """Send a request to the other workers, and let them come first."""
-        if self._intake:
-            self._intake.step_back()
-        self._dispatcher.put(error.job)
+        """Send a request to the other workers at once; where these may be busy, in a while."""
+        if self._intake and self._intake.step_back():
+            self._dispatcher.put(error.job)
+        else:
+            with suppress(OrchestratorError):
+                self._store.pass_on(error.job.id)
         now = time.monotonic()
         if now >= self._told_until:
             self._told_until = now + TELL_S
@@ -171,13 +181,13 @@ class Duties(dramatiq.Middleware):
                 error,
             )
 
-    def _give_back_late(self) -> None:
+    def _let_end(self, broker: Broker) -> None:
         deadline = time.monotonic() + self._graceful_s - RESERVE_S
-        while time.monotonic() < deadline and not self._is_hurried:
-            if not self._runner.running:
-                return
+        while broker.held and time.monotonic() < deadline and not self._is_hurried:
             time.sleep(TICK_S)
-        # What is claimed at the last moment as well.
+
+    def _give_back_all(self) -> None:
+        # Once more for what is claimed at the last moment.
         while running := self._runner.running:
             for job_id, run in running:
                 self._give_back(job_id, run)
@@ -193,9 +203,10 @@ class Duties(dramatiq.Middleware):
             logger.warning("request %s can't be given back: %s", job_id, error)
             return
         self._runner.stop(job_id, number=run)
+        if change and change.changed:
+            logger.info("request %s was given back", job_id)
         for job in change.ready if change else ():
             self._dispatcher.put(job)
-        logger.info("request %s was given back", job_id)
 
     def _renew(self) -> None:
         for job_id, run in self._store.renew():

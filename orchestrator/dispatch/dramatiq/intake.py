@@ -5,6 +5,7 @@ an idle one could run, and find an empty queue filled half a second later.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ AWAY_S = 0.5
 """How long nothing is tried after a failure."""
 STEP_BACK_S = 0.25
 """How long others come first: they are woken at the same moment, and need milliseconds."""
+FORWARD_S = 0.75
+"""How long no others come first after that: what can run here must not wait for what can't."""
 LISTEN_S = 5.0
 """After this long without a word the connection is asked whether it lives."""
 
@@ -61,7 +64,7 @@ class Intake:
         self._threads = threads
         self._overdue_first = False
         self._shown_at = 0.0
-        self._back_until = 0.0
+        self._stepped_at = -math.inf
         self._stopped = threading.Event()
         self._taking = threading.Thread(target=self._take_all, name="intake", daemon=True)
 
@@ -76,9 +79,16 @@ class Intake:
         self._broker.wake.set()
         self._taking.join()
 
-    def step_back(self) -> None:
-        """Let other workers come first for a moment: something is sent that can't run here."""
-        self._back_until = time.monotonic() + STEP_BACK_S
+    def step_back(self) -> bool:
+        """Let other workers come first for a moment, since something that was taken can't run here.
+
+        Returns False where they came first a moment ago, and may be busy.
+        """
+        since = time.monotonic() - self._stepped_at
+        if since >= STEP_BACK_S + FORWARD_S:
+            self._stepped_at = time.monotonic()
+            return True
+        return since < STEP_BACK_S
 
     def _take_all(self) -> None:
         is_away = False
@@ -101,7 +111,7 @@ class Intake:
         broker = self._broker
         broker.wake.wait(IDLE_S)
         broker.wake.clear()
-        self._stopped.wait(max(0.0, self._back_until - time.monotonic()))
+        self._stopped.wait(max(0.0, self._stepped_at + STEP_BACK_S - time.monotonic()))
         self._show()
         free = self._threads - broker.held
         if free <= 0 or not broker.is_consumed or self._stopped.is_set():

@@ -21,6 +21,9 @@ SEND_S = 5
 SEND_AGAIN_S = 20
 """The same where someone says so: its message may have been lost since, or wait behind too many
 others. After that it is done whenever the request has waited twice as long."""
+PASS_ON_S = 2
+PASS_ON_SHARE = 0.25
+"""The same where a worker that got it can't run it: then when it has waited a quarter longer."""
 INTERRUPT_STEP = 100
 """How many requests a script asks to stop: Redis does nothing else meanwhile."""
 
@@ -54,7 +57,6 @@ def _prelude() -> str:
         "FILLED": FILLED,
         "END_BYTES": END_BYTES,
         "SEND_S": SEND_S,
-        "SEND_AGAIN_S": SEND_AGAIN_S,
         "INTERRUPT_STEP": INTERRUPT_STEP,
         "DAY_S": DAY_S,
         "DEADLINE_EXCEEDED": DeadlineExceeded.code,

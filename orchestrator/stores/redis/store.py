@@ -143,6 +143,12 @@ class RedisStore(Views):
             return None
         values = codec.pairs(reply[0])
         job = codec.load_job(values)
+        if forgotten := self._writer.held(job_id, job.run):
+            # Redis forgot its claim, and this one has the same run. Who claims next has another.
+            forgotten.close()
+            script, arguments = self._requeue(job_id, job.run, owner)
+            self._link.call(script, *arguments)
+            return None
         self._writer.hold(job, owner, int(values[b"seq"]))
         return Claim(job, codec.load_history(reply[1], reply[2]), float(reply[3]))
 
@@ -235,7 +241,10 @@ class RedisStore(Views):
             )
 
     def sent(self, job_id: str) -> None:
-        self._call(scripts.SENT, job_id)
+        self._call(scripts.SENT, job_id, scripts.SEND_AGAIN_S, 1)
+
+    def pass_on(self, job_id: str) -> None:
+        self._call(scripts.SENT, job_id, scripts.PASS_ON_S, scripts.PASS_ON_SHARE)
 
     def show_worker(self, models: Sequence[str]) -> None:
         self._call(scripts.SHOW_WORKER, "", SEEN_S, *models)

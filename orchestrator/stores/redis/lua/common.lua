@@ -61,6 +61,7 @@ local function make_ready(job_id)
     place = redis.call('INCR', COUNT)
     redis.call('HSET', JOB .. job_id, 'place', place)
   end
+  redis.call('HSET', JOB .. job_id, 'ready_at', now)
   redis.call('ZADD', WAIT .. job[1], place, job_id)
   redis.call('ZADD', DUE, exact(now + SEND_S), job_id)
 end

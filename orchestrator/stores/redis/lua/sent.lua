@@ -1,8 +1,10 @@
 #!lua flags=allow-oom
--- Note that a request was handed to the dispatcher. Should its message be lost, or wait behind too
--- many others, it is handed over again after a while, and ever more rarely.
-local queued_at = redis.call('HGET', JOB .. id, 'queued_at')
-if queued_at then
-  redis.call('ZADD', DUE, 'XX', exact(now + math.max(SEND_AGAIN_S, now - queued_at)), id)
+-- Note that a ready request was handed on, and when it is to be handed on again should nobody have
+-- begun it by then: ever more rarely.
+-- ARGV: after how many seconds at least, and how much its wait has to have grown, as a share of it.
+local least, share = tonumber(ARGV[4]), tonumber(ARGV[5])
+local ready_at = redis.call('HGET', JOB .. id, 'ready_at')
+if ready_at then
+  redis.call('ZADD', DUE, 'XX', exact(now + math.max(least, share * (now - ready_at))), id)
 end
 return 'taken'

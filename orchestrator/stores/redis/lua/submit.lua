@@ -56,7 +56,6 @@ if on_busy == 'interrupt' then
 end
 
 redis.call('HSET', JOB .. id, unpack(ARGV, 13))
-redis.call('HSET', JOB .. id, 'queued_at', now)
 owe(1, redis.call('HSTRLEN', JOB .. id, 'prompt'))
 if allowance then
   take(id, allowance)
