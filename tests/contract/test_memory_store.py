@@ -133,6 +133,38 @@ def test_who_floods_pushes_out_nothing_of_others() -> None:
         assert store.submit(a_job(), key).replayed
 
 
+def test_the_last_thing_of_a_tenant_stays_while_others_have_more_than_one() -> None:
+    store = a_store(memory_limit=2 * MIB)
+    answer = a_job(tenant="alice", session_id="none")
+    store.submit(answer)
+    store.claim(answer.id, "echo")
+    for chunk in range(20):
+        store.append(answer.id, Token(chunk, "x" * 10_000))
+    store.finish(answer.id, DONE)
+    talk = answer.request.session
+    first = ended(store, tenant="other 0", session_id="chat")
+    for number in range(3_000):
+        ended(store, tenant=f"other {number % 50}", session_id="chat")
+    assert not has(store, first)
+    assert len(store.get(answer.id).result or "") == 200_000
+    assert len(store.session(talk).history.messages) == 2
+
+
+def test_a_submit_does_not_push_out_the_session_that_it_is_for() -> None:
+    store = a_store(memory_limit=MIB)
+    for _ in range(5):
+        job = a_job("x" * 10_000, tenant="alice", session_id="chat")
+        store.submit(job)
+        store.claim(job.id, "echo")
+        store.finish(job.id, DONE)
+        store.delete(job.id)
+    store.submit(a_job("x" * (MIB - store.size - 10_000), tenant="bob"))
+    job = a_job("x" * 20_000, tenant="alice", session_id="chat")
+    with pytest.raises(PipelineUnavailable):
+        store.submit(job)
+    assert len(store.session(job.request.session).history.messages) == 10
+
+
 def test_the_oldest_key_goes_first() -> None:
     store = a_store(memory_limit=MIB)
     keys = [Idempotency(f"key {number}", b"body") for number in range(50)]

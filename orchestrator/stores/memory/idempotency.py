@@ -41,29 +41,32 @@ class Keys:
 
     def find(self, idempotency: Idempotency) -> Key | None:
         """Return what a key stands for, if anything. Raises IdempotencyKeyReused."""
-        self.drop_expired()
         earlier = self._keys.get(idempotency.key)
-        if earlier and earlier.fingerprint != idempotency.fingerprint:
+        if earlier is None or earlier.expires_at <= self._clock():
+            return None
+        if earlier.fingerprint != idempotency.fingerprint:
             raise refusals.reused(earlier.request_id)
         return earlier
 
     def add(self, idempotency: Idempotency, request_id: str, session: str) -> None:
         """Keep a new key for 24 hours."""
         expires_at = self._clock() + IDEMPOTENCY_S
-        name = idempotency.key
+        name, tenant = idempotency.key, tenant_of(session)
+        if expired := self._shelf.take(tenant, name):
+            self._forget(expired)
         key = Key(name, idempotency.fingerprint, request_id, session, expires_at)
         self._keys[name] = key
-        self._shelf.put(tenant_of(session), name, key)
+        self._shelf.put(tenant, name, key)
         self._size += key_bytes(name)
 
     def drop_expired(self) -> None:
         """Forget what is past its time."""
-        while key := self._shelf.take_expired(self._clock()):
+        for key in self._shelf.take_expired(self._clock()):
             self._forget(key)
 
     def drop_one(self) -> bool:
-        """Forget the oldest key of the tenant that has most; False where there is none."""
-        key = self._shelf.take_from_largest()
+        """Forget the key that is to go first; False where there is none."""
+        key = self._shelf.take_one()
         if key:
             self._forget(key)
         return key is not None

@@ -28,7 +28,7 @@ class Ranking:
         self._ranks[name] = rank
         heappush(self._heap, (rank, name))
         if len(self._heap) > 2 * len(self._ranks) + SPARE:
-            self._heap = [(rank, name) for name, rank in self._ranks.items()]
+            self._heap = [(number, one) for one, number in self._ranks.items()]
             heapify(self._heap)
 
     def drop(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -174,24 +175,25 @@ class Sessions:
         if session := self._take_idle(session_name):
             self._forget(session)
 
-    def touch(self, session_name: str) -> None:
-        """Have an idle session count as just used, so that others are forgotten first."""
+    @contextmanager
+    def keeping(self, session_name: str) -> Iterator[None]:
+        """Keep an idle session from being forgotten while inside; it counts as just used."""
         session = self._take_idle(session_name)
-        if session:
-            self._use(session)
-            self._put_idle(session)
+        try:
+            yield
+        finally:
+            if session:
+                self._use(session)
+                self._put_idle(session)
 
     def drop_expired(self) -> None:
         """Forget what was last used longer than the retention ago."""
-        while session := self._idle.take_expired(self._clock()):
+        for session in self._idle.take_expired(self._clock()):
             self._forget(session)
 
     def drop_one(self) -> bool:
-        """Forget, of the tenant with the most idle ones, the one idle for longest.
-
-        Returns False where none is idle.
-        """
-        session = self._idle.take_from_largest()
+        """Forget the idle one that is to go first; False where there is none."""
+        session = self._idle.take_one()
         if session:
             self._forget(session)
         return session is not None
@@ -213,11 +215,20 @@ class Sessions:
             self._size -= TENANT_BYTES
 
     def _find(self, session_name: str) -> _Session | None:
-        busy = self._busy.get(session_name)
-        return busy.session if busy else self._idle.get(tenant_of(session_name), session_name)
+        if busy := self._busy.get(session_name):
+            return busy.session
+        session = self._idle.get(tenant_of(session_name), session_name)
+        return session if session and not self._is_expired(session) else None
+
+    def _is_expired(self, session: _Session) -> bool:
+        return session.last_used_at + self._retention_s <= self._clock()
 
     def _take_idle(self, session_name: str) -> _Session | None:
-        return self._idle.take(tenant_of(session_name), session_name)
+        session = self._idle.take(tenant_of(session_name), session_name)
+        if session and self._is_expired(session):
+            self._forget(session)
+            return None
+        return session
 
     def _put_idle(self, session: _Session) -> None:
         self._idle.put(tenant_of(session.name), session.name, session)

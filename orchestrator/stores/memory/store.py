@@ -16,7 +16,7 @@ from orchestrator.stores.memory.idempotency import Keys, key_bytes
 from orchestrator.stores.memory.order import OrderedIds
 from orchestrator.stores.memory.ranking import Ranking
 from orchestrator.stores.memory.sessions import SESSION_BYTES, TENANT_BYTES
-from orchestrator.stores.memory.shelf import Shelf
+from orchestrator.stores.memory.shelf import ROW_BYTES, Shelf
 from orchestrator.stores.memory.sizes import request_bytes
 from orchestrator.stores.memory.views import Entry, Views
 
@@ -31,8 +31,8 @@ class MemoryStore(Views):
 
     ``queue_limit`` counts pending requests; ``retention_s`` runs from a request's end and from
     a session's last use; past ``memory_limit`` bytes ended requests are forgotten first, then
-    idle sessions, then idempotency keys, but for sessions and keys beyond their share of it: of
-    each the oldest of the tenant that has most. ``clock`` gives seconds since the epoch.
+    idle sessions, then idempotency keys, but for sessions and keys beyond their share of it; of
+    each kind first what Shelf says. ``clock`` gives seconds since the epoch.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class MemoryStore(Views):
             if allowance:
                 history_bytes = self._sessions.history(request.session).size
                 self._allowances.check(allowance, history_bytes, freed)
-            self._sessions.touch(request.session)
-            self._admit(job, idempotency)
+            with self._sessions.keeping(request.session):
+                self._admit(job, idempotency)
             if allowance:
                 self._allowances.take(job.id, allowance, history_bytes)
             if idempotency:
@@ -184,7 +184,7 @@ class MemoryStore(Views):
     def _admit(self, job: Job, idempotency: Idempotency | None) -> None:
         size = request_bytes(job.request)
         key_size = key_bytes(idempotency.key) if idempotency else 0
-        self._make_room(size + key_size + SESSION_BYTES + TENANT_BYTES)
+        self._make_room(size + key_size + SESSION_BYTES + TENANT_BYTES + 3 * ROW_BYTES)
         self._entries[job.id] = self._pending[job.id] = Entry(job, size)
         self._size += size
         self._deadlines.set(job.id, job.created_at + job.request.queue_timeout_s)
@@ -240,7 +240,7 @@ class MemoryStore(Views):
     # Forgetting
 
     def _forget_expired(self) -> None:
-        while entry := self._ended.take_expired(self._clock()):
+        for entry in self._ended.take_expired(self._clock()):
             self._forget(entry)
         self._keys.drop_expired()
         self._sessions.drop_expired()
@@ -262,7 +262,7 @@ class MemoryStore(Views):
             return True
         if self._keys.size > KEYS_SHARE * self._memory_limit:
             return self._keys.drop_one()
-        if entry := self._ended.take_from_largest():
+        if entry := self._ended.take_one():
             self._evicted_until = max(self._evicted_until, created_at(entry.job.id) or 0.0)
             self._forget(entry)
             return True

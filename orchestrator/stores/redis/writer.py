@@ -33,6 +33,8 @@ BATCH_BYTES = 64 * 1024
 """How much an entry holds."""
 BUFFER_BYTES = 1024 * 1024
 """What a request may have unwritten while Redis is away; past it its run waits."""
+FLUSH_ROUNDS = BUFFER_BYTES // SEND_BYTES + 1
+"""How many round trips all that goes on, with what could not be sent before."""
 RETRY_S = 0.25
 LOG_BYTES = 16 * 1024 * 1024
 """What the tokens of a log may hold, so that no request fills Redis alone."""
@@ -257,7 +259,10 @@ class Writer:
     def flush(self, job_id: str) -> None:
         """Write what there is of a job, so that it is seen. Raises PipelineUnavailable."""
         for held in list(self._held.get(job_id, {}).values()):
-            while not held.is_clean:
+            # What is said meanwhile is not waited for.
+            for _ in range(FLUSH_ROUNDS):
+                if held.is_clean:
+                    break
                 with held.sending:
                     held.settle(self._link.call_all(held.calls(*self._head(job_id))))
 
