@@ -1,6 +1,5 @@
 """JSON web tokens: one algorithm, keys that the settings name, and the claims that are needed."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,6 +114,8 @@ class TokenReader:
                     "verify_exp": False,
                     "verify_nbf": False,
                     "verify_iat": False,
+                    # So is this: whoever sent it is to know what it must be.
+                    "verify_sub": False,
                 },
             )
         except jwt.InvalidIssuerError:
@@ -123,6 +124,8 @@ class TokenReader:
             raise Refused("The token is meant for another audience.") from None
         except jwt.MissingRequiredClaimError as error:
             raise Refused(f"The token lacks the claim {error.claim}.") from None
+        except jwt.exceptions.InvalidJTIError:
+            raise Refused("The token's jti must be a text.") from None
         except jwt.InvalidSignatureError:
             raise
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -143,8 +146,12 @@ class TokenReader:
 def _moment(claims: dict[str, Any], claim: str) -> float:
     value = claims[claim]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 <= value < LAST_MOMENT:
-        raise Refused(f"The token's {claim} must be a time in seconds, as a number.")
+    # Compared before it is converted: a whole number may be larger than any float.
+    if not is_number or not 0 <= value < LAST_MOMENT:
+        raise Refused(
+            f"The token's {claim} must be a time in seconds since 1970, as a number, before the "
+            "year 10000."
+        )
     return float(value)
 
 

@@ -63,6 +63,10 @@ def raw(header: dict[str, Any], claims: dict[str, Any], signature: bytes | None 
     return (body + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
 
 
+def repr_of(value: Any) -> str:
+    return repr(value)[:10]
+
+
 def test_a_token_says_who_asks() -> None:
     expected = Caller(
         "sub:alice", "alice", frozenset({Scope.INFER}), expires_at=NOW + 60 + LEEWAY_S
@@ -130,18 +134,23 @@ BAD: dict[str, Callable[[], str]] = {
     "exp is true": lambda: raw(HEADER, CLAIMS | {"exp": True}),
     "exp is null": lambda: raw(HEADER, CLAIMS | {"exp": None}),
     "exp is huge": lambda: raw(HEADER, CLAIMS | {"exp": 10**30}),
+    "exp is no float any more": lambda: raw(HEADER, CLAIMS | {"exp": 10**400}),
+    "exp has too many digits": lambda: raw(HEADER, CLAIMS | {"exp": 10**4290}),
     "exp is infinite": lambda: raw(HEADER, CLAIMS | {"exp": float("inf")}),
     "exp is NaN": lambda: raw(HEADER, CLAIMS | {"exp": float("nan")}),
     "exp is negative": lambda: raw(HEADER, CLAIMS | {"exp": -1}),
     "exp is a list": lambda: raw(HEADER, CLAIMS | {"exp": [NOW + 60]}),
     "future nbf": lambda: signed(nbf=NOW + LEEWAY_S + 5),
+    "nbf is no float any more": lambda: raw(HEADER, CLAIMS | {"nbf": 10**400}),
     "nbf is text": lambda: raw(HEADER, CLAIMS | {"nbf": "0"}),
     "future iat": lambda: signed(iat=NOW + LEEWAY_S + 5),
+    "iat is no float any more": lambda: raw(HEADER, CLAIMS | {"iat": -(10**400)}),
     "no sub": lambda: raw(HEADER, {"exp": NOW + 60}),
     "sub is empty": lambda: raw(HEADER, CLAIMS | {"sub": ""}),
     "sub is a number": lambda: raw(HEADER, CLAIMS | {"sub": 1}),
     "sub has a line break": lambda: raw(HEADER, CLAIMS | {"sub": "a\nb"}),
     "sub is long": lambda: raw(HEADER, CLAIMS | {"sub": "a" * 256}),
+    "jti is a number": lambda: raw(HEADER, CLAIMS | {"jti": 1}),
     "scope is a list": lambda: signed(scope=["admin"]),
     "unknown crit": lambda: signed(headers={"crit": ["exp2"], "exp2": 1}),
     "claims are a list": lambda: raw(HEADER, [1]),  # type: ignore[arg-type]
@@ -153,6 +162,17 @@ BAD: dict[str, Callable[[], str]] = {
 def test_a_bad_token_is_refused(kind: str) -> None:
     with pytest.raises(Refused):
         reader().caller(BAD[kind]())
+
+
+@pytest.mark.parametrize("claim", ["sub", "jti", "exp", "nbf", "iat", "iss", "aud", "scope", "org"])
+@pytest.mark.parametrize("value", [5.5e300, 10**400, True, [["x"]], {"a": 1}], ids=repr_of)
+def test_a_claim_of_another_kind_is_named(claim: str, value: Any) -> None:
+    strict = reader(issuer="me", audience="us", tenant_claim="org")
+    good = CLAIMS | {"iss": "me", "aud": "us", "org": "acme"}
+    assert strict.caller(raw(HEADER, good)).name == "alice"
+    names = {"iss": "issuer", "aud": "audience"}
+    with pytest.raises(Refused, match=names.get(claim, claim)):
+        strict.caller(raw(HEADER, good | {claim: value}))
 
 
 def test_a_public_key_is_never_taken_for_a_secret() -> None:
