@@ -36,7 +36,7 @@ FLOORS: dict[str, list[str]] = {
     "calls to addresses of others": ["net net.addresses", "net.fetch"],
     "credentials": [
         "auth limits",
-        "auth.keys auth.tickets auth.tokens",
+        "auth.file_lock auth.keys auth.tickets auth.tokens",
         "auth.key_set auth.guard auth.key_file limits.accounts limits.base limits.rules",
         "limits.known",
         "limits.memory",

@@ -1,17 +1,17 @@
 """Keys in a file: written whole or not at all, and read again when it changes."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from orchestrator.auth.file_lock import locked
 from orchestrator.auth.keys import NOTE_EVERY_S, Key, read
 from orchestrator.errors import ConfigError
 
@@ -19,6 +19,9 @@ logger = logging.getLogger("orchestrator")
 
 LOOK_EVERY_S = 1.0
 """How often, at most, to look whether the file has changed."""
+WRITE_PATIENCE_S = 10.0
+NOTE_PATIENCE_S = 1.0
+"""How long others may keep the lock of the file with keys, and of that with their uses."""
 
 
 class KeyFile:
@@ -65,11 +68,11 @@ class KeyFile:
         return [(key, used.get(key.id)) for key in keys]
 
     def add(self, key: Key) -> None:
-        with self._writing(self._path):
+        with locked(self._path, WRITE_PATIENCE_S):
             self._save([*self._load().values(), key])
 
     def revoke(self, key_id: str, at: float) -> bool:
-        with self._writing(self._path):
+        with locked(self._path, WRITE_PATIENCE_S):
             keys = self._load()
             if key_id not in keys:
                 return False
@@ -94,11 +97,15 @@ class KeyFile:
         self._noting = None
         uses, self._uses = self._uses, {}
         try:
-            with self._writing(self._used_path):
+            with locked(self._used_path, NOTE_PATIENCE_S):
                 used = self._read_json(self._used_path, {})
                 used |= {key_id: max(at, used.get(key_id, 0.0)) for key_id, at in uses.items()}
                 kept = {known: moment for known, moment in used.items() if known in self._keys}
                 _replace(self._used_path, kept, is_precious=False)
+        except TimeoutError as error:
+            logger.warning("the use of %d keys is noted a minute later: %s", len(uses), error)
+            for key_id, at in uses.items():
+                self.note_use(key_id, max(at, self._uses.get(key_id, 0.0)))
         except (OSError, ValueError, TypeError) as error:
             logger.warning("the use of %d keys is not noted: %s", len(uses), _why(error))
 
@@ -138,13 +145,6 @@ class KeyFile:
             return default
         except RecursionError:
             raise ValueError("it is nested too deep") from None
-
-    @contextlib.contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
-        """Keep other writers out, by a lock on a file of its own: ``path`` itself is replaced."""
-        with self._lock, path.with_name(path.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _replace(path: Path, value: Any, *, is_precious: bool = True) -> None:

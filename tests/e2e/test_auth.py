@@ -5,6 +5,7 @@ That nobody comes in without them is in test_bypass.py.
 
 import base64
 import contextlib
+import fcntl
 import subprocess
 import sys
 import time
@@ -133,6 +134,16 @@ def test_an_error_says_what_to_do(server: Served) -> None:
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert "X-API-Key" in enveloped(answer.json(), "UNAUTHORIZED")["message"]
+
+
+def test_a_server_answers_while_another_process_has_the_lock_of_the_uses(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    key = {"X-API-Key": keys.create()}
+    with (tmp_path / "keys.json.used.lock").open("w") as lock, serve(**keys.environ) as server:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert call(server, "GET", "/models", headers=key).ok
+        until(lambda: "is noted a minute later" in server.log)
+        assert call(server, "GET", "/models", headers=key).ok
 
 
 @pytest.mark.parametrize("spelling", ["..", "%2e%2e", "..%2f..", "%2e%2e%2f%2e%2e"])
