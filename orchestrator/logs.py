@@ -22,11 +22,13 @@ _HIDDEN = "..."
 # What follows a question mark in an address may be a token, whatever it is called.
 _QUERY = re.compile(r"(?<=\S)\?[^\s\"'<>]+")
 # What callers bring is known to nobody before they come: it is told by its looks. Of a key its id
-# is shown, of an address where it leads.
+# is shown, of an address where it leads. No word need begin there: a letter is before it where a
+# line break was escaped (\n), a digit where an address was (%20). What begins with eyJ is taken
+# whole, dots or none, for else a long run of such beginnings would be read over and over.
 _CREDENTIALS = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=:-]+"), rf"\1 {_HIDDEN}"),
-    (re.compile(r"\b(ok_[0-9a-z]{16}\.)[\w-]+"), rf"\1{_HIDDEN}"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]*\.?[\w-]*"), _HIDDEN),
+    (re.compile(r"([Bb](?i:earer|asic))(?:[\s+]|%20|%09|\\[nrt])+[\w.~+/=:%-]+"), rf"\1 {_HIDDEN}"),
+    (re.compile(r"(ok_[0-9a-z]{16}(?:\.|%2[Ee]))[\w%-]+"), rf"\1{_HIDDEN}"),
+    (re.compile(r"eyJ[\w-]{8,}(?:(?:\.|%2[Ee])[\w-]*)*"), _HIDDEN),
     (re.compile(r"(?<=://)[^\s/?#@\"'<>]+@"), f"{_HIDDEN}@"),
 )
 

@@ -140,6 +140,7 @@ def test_no_log_has_what_callers_are_known_by(tmp_path: Path) -> None:
     token = jwt.encode({"sub": canaries.one(), "exp": time.time() + 600}, secret, "HS256")
     with serve(*LOUD, **environ) as server:
         given = [one for credentials in (key, token) for one in show(server, credentials)]
+        raw(server, f"GET /Bearer%20{canaries.one()} HTTP/1.1\r\nHost: x\r\n\r\n")
         record = json.loads(path.read_text())
         for field in ("id", "scopes", "rate"):
             spoilt = {"keys": [record["keys"][0] | {field: [key]}]}
@@ -165,6 +166,9 @@ def show(server: Served, credentials: str) -> list[str]:
     for wrong in ({"X-API-Key": f"{credentials}x"}, {"Authorization": f"Basic {credentials}"}):
         requests.get(f"{server.api}/models", headers=wrong, timeout=9)
     requests.get(f"{server.api}/models)?token={credentials}&x=/{credentials}", timeout=9)
+    for path in (f"x{credentials}", f"%20{credentials}", f"y;token={credentials}"):
+        requests.get(f"{server.api}/sessions/{path}", timeout=9)
+    raw(server, f"GET /{credentials} HTTP/1.1\r\nX-API-Key:\n{credentials}\r\n\r\n")
     raw(server, f"GET /x?{credentials} NO-HTTP\r\nX-API-Key: {credentials}\r\n\r\n")
     raw(server, f"GET http://u:{credentials}@x/ HTTP/9.9\r\n\r\n")
     for sent in (credentials, f"{credentials}y"):

@@ -3,6 +3,7 @@
 import io
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,9 @@ def said() -> Iterator[io.StringIO]:
 
 
 LOG = logging.getLogger("a.library")
+KEY = f"ok_0123456789abcdef.{'A' * 43}"
+SHOWN, ENCODED = "ok_0123456789abcdef....", "ok_0123456789abcdef%2E..."
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,17 @@ LOG = logging.getLogger("a.library")
         ("Authorization: Bearer\ta.b-c_d", "Authorization: Bearer ..."),
         ("GET /x)?token=1 and /a%?token=2", "GET /x)?... and /a%?..."),
         (f"X-API-Key: ok_0123456789abcdef.{'A' * 43}", "X-API-Key: ok_0123456789abcdef...."),
+        (repr(f"X-API-Key:\n{KEY}"), r"'X-API-Key:\nok_0123456789abcdef....'"),
+        (repr(f"X-API-Key:\n{KEY}".encode()), r"b'X-API-Key:\nok_0123456789abcdef....'"),
+        (f"GET /a%20{KEY} HTTP/1.1", "GET /a%20ok_0123456789abcdef.... HTTP/1.1"),
+        (f"GET /x{KEY};token={KEY.replace('.', '%2E')}", f"GET /x{SHOWN};token={ENCODED}"),
+        (repr(f"Bearer\n{TOKEN}"), "'Bearer ...'"),
+        (repr(f"\n{TOKEN}".encode()), r"b'\n...'"),
+        (f"/%0a{TOKEN}/x{TOKEN};t={TOKEN.replace('.', '%2e')} no", "/%0a.../x...;t=... no"),
+        (
+            "/Bearer%20%20opaque%2Fone /basic+dTpw /1Bearer%09x",
+            "/Bearer ... /basic ... /1Bearer ...",
+        ),
         ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln, no", "got ..., no"),
         ("redis://user:pass@host:1/0 and http://x@h", "redis://...@host:1/0 and http://...@h"),
         ("mail a@b.example about http://h/@x", "mail a@b.example about http://h/@x"),
@@ -60,6 +75,19 @@ def test_a_message_is_one_line_without_secrets(said: io.StringIO, text: str, sho
     LOG.debug("%s", text)
     LOG.debug(text)
     assert said.getvalue() == f"DEBUG {shown}\n" * 2
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["eyJ", "eyJa.", "eyJaaaaaaaa.", "ok_", KEY[:19], "bearer", "bearer ", "bearer+", "bearer%20"]
+    + ["bearer\\n", "%20", "://a", "a?"],
+)
+@pytest.mark.parametrize("before", ["", "bearer", "eyJ"])
+def test_no_line_takes_more_than_its_length_to_clean(before: str, piece: str) -> None:
+    """A look that began anew at each piece would take minutes."""
+    began = time.process_time()
+    logs._without(before + piece * 50_000 + '"', ())
+    assert time.process_time() - began < 5
 
 
 def test_arguments_that_do_not_fit_raise_nowhere(said: io.StringIO) -> None:
