@@ -32,6 +32,10 @@ class Tickets(Protocol):
         """
         ...
 
+    def look(self, digest: str) -> str | None:
+        """Return a value; None where there is none."""
+        ...
+
     def take(self, digest: str) -> str | None:
         """Return a value and forget it; None where there is none."""
         ...
@@ -68,6 +72,11 @@ class MemoryTickets:
             self._waiting[digest] = _Ticket(self._clock() + TTL_S, owner, value)
             self._owned.setdefault(owner, owned)[digest] = None
 
+    def look(self, digest: str) -> str | None:
+        with self._lock:
+            self._forget()
+            return self._waiting[digest].value if digest in self._waiting else None
+
     def take(self, digest: str) -> str | None:
         with self._lock:
             self._forget()
@@ -98,16 +107,25 @@ def issue(tickets: Tickets, request_id: str, caller: Caller) -> str:
     return token
 
 
-def redeem(tickets: Tickets, token: str, request_id: str) -> Caller:
+def holder(tickets: Tickets, token: str, request_id: str) -> Caller:
     """Return who may watch a request with this token. Raises Unauthorized."""
-    value = tickets.take(_digest(token))
-    if value is None:
-        raise Unauthorized("This stream token was used, or has expired. Ask for a new one.")
-    ticket = json.loads(value)
+    ticket = json.loads(_found(tickets.look(_digest(token))))
     if ticket["request_id"] != request_id:
+        use(tickets, token)
         raise Unauthorized("This stream token is for another request. Ask for one for this.")
     record = ticket["caller"]
     return Caller(**record | {"scopes": frozenset(map(Scope, record["scopes"]))})
+
+
+def use(tickets: Tickets, token: str) -> None:
+    """Have a token open no other stream. Raises Unauthorized where somebody else was faster."""
+    _found(tickets.take(_digest(token)))
+
+
+def _found(value: str | None) -> str:
+    if value is None:
+        raise Unauthorized("This stream token was used, or has expired. Ask for a new one.")
+    return value
 
 
 def _digest(token: str) -> str:

@@ -1,6 +1,6 @@
 """Credentials at the HTTP edge: who the caller is, and whether it may do this."""
 
-from flask import Blueprint, Flask, Request, Response
+from flask import Blueprint, Flask, Response
 
 from orchestrator.auth import tickets
 from orchestrator.auth.guard import Entrance, require
@@ -8,7 +8,7 @@ from orchestrator.auth.tickets import TTL_S
 from orchestrator.caller import STRANGER, Caller, Scope
 from orchestrator.web.context import caller, context, tenant
 from orchestrator.web.json_io import json_response
-from orchestrator.web.request import asked
+from orchestrator.web.request import ApiRequest, asked
 
 bp = Blueprint("auth", __name__)
 
@@ -40,22 +40,33 @@ def register(app: Flask, entrance: Entrance) -> None:
         return response
 
 
-def _caller(request: Request, entrance: Entrance) -> Caller:
+def use_stream_token() -> None:
+    """Use up the stream token that the request came with, if any. Raises Unauthorized.
+
+    To be called last: an answer that opens no stream leaves it good.
+    """
+    token, entrance = asked().stream_token, context().entrance
+    if token is not None and entrance:
+        tickets.use(entrance.tickets, token)
+
+
+def _caller(request: ApiRequest, entrance: Entrance) -> Caller:
     authorization = request.headers.get("Authorization")
     api_key = request.headers.get("X-API-Key")
     if authorization is None and api_key is None:
         token = request.args.get("token")
         if request.endpoint == BY_TOKEN and token is not None:
             assert request.view_args is not None
-            redeemed = tickets.redeem(entrance.tickets, token, request.view_args["request_id"])
-            entrance.guard.check(redeemed)
-            return redeemed
+            holder = tickets.holder(entrance.tickets, token, request.view_args["request_id"])
+            entrance.guard.check(holder)
+            request.stream_token = token
+            return holder
         if request.endpoint == SOCKET and "Origin" in request.headers:
             return STRANGER
     return entrance.guard.admit(authorization, api_key)
 
 
-def _scope(request: Request) -> Scope:
+def _scope(request: ApiRequest) -> Scope:
     """Return what an address needs; for a socket, each of its messages is looked at as well."""
     reads = request.method in ("GET", "HEAD") or request.endpoint == "auth.stream_token"
     return Scope.READ if reads else Scope.INFER

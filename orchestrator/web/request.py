@@ -11,9 +11,13 @@ from orchestrator.caller import ANYONE, Caller
 
 
 class ApiRequest(Request):
-    """A request, and its ``caller`` once that is known where credentials are asked for."""
+    """A request, and its ``caller`` once that is known where credentials are asked for.
+
+    A ``stream_token`` is what the caller is known by, and what its stream uses up.
+    """
 
     caller: Caller = ANYONE
+    stream_token: str | None = None
 
     def close(self) -> None:
         """Look for no uploaded files: no door takes any."""

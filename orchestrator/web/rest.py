@@ -25,6 +25,7 @@ from orchestrator.views import (
     status_view,
 )
 from orchestrator.web import limits, params, sse
+from orchestrator.web.auth import use_stream_token
 from orchestrator.web.context import context, may_stay, tenant
 from orchestrator.web.errors import envelope
 from orchestrator.web.json_io import JSON, json_body, json_response, no_content
@@ -88,13 +89,16 @@ def stream(request_id: str) -> Response:
     request = asked()
     params.accepted(request, params.SSE)
     after = request.headers.get("Last-Event-ID") or request.args.get("after")
+    is_opened = request.method != "HEAD"
     context().connections.check()
-    with limits.stream_place(request.method != "HEAD") as place:
+    with limits.stream_place(is_opened) as place:
         start, page = context().service.resume(
             request_id, wire.cursor(after), limit=1, tenant=tenant()
         )
         if page.complete and not page.events:
             return no_content()
+        if is_opened:
+            use_stream_token()
         return _stream(request_id, start, place)
 
 

@@ -218,6 +218,36 @@ def test_a_stream_token_opens_one_stream_once(server: Served, good: str) -> None
     assert given not in server.log
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "places", "status"),
+    [
+        ("ORCHESTRATOR_STREAMS_PER_CALLER", "1", 1, 429),
+        ("ORCHESTRATOR_MAX_CONNECTIONS", "16", 12, 503),
+    ],
+)
+def test_an_answer_that_opens_no_stream_leaves_its_token_good(
+    keys: Keys, good: str, setting: str, value: str, places: int, status: int
+) -> None:
+    headers = {"X-API-Key": good}
+    environ = keys.environ | {setting: value, "ORCHESTRATOR_ECHO_DELAY_S": "0.2"}
+    with serve(**environ) as server:
+        body = {"prompt": "word " * 2000, "stream": True}
+        request_id = call(server, "POST", "/infer", json=body, headers=headers).json()["request_id"]
+        given = call(server, "POST", f"/stream-token/{request_id}", headers=headers).json()["token"]
+        address = f"/stream/{request_id}"
+        by_token = f"{address}?token={given}"
+        with contextlib.ExitStack() as stack:
+            for _ in range(places):
+                opened = stack.enter_context(open_stream(server, address, headers=headers))
+                next(frames(opened))
+            assert call(server, "GET", by_token).status_code == status
+        call(server, "POST", f"/cancel/{request_id}?wait=9", headers=headers)
+        until(lambda: call(server, "HEAD", by_token).status_code == 200)
+        assert call(server, "GET", f"{by_token}&after=999999").status_code == 204
+        until(lambda: call(server, "GET", by_token).status_code == 200)
+        assert call(server, "HEAD", by_token).status_code == 401
+
+
 def test_a_page_says_who_it_is_in_its_first_message(server: Served, good: str) -> None:
     for credentials in (good, token()):
         with connected(server, origin=server.url) as socket:

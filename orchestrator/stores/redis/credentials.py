@@ -99,6 +99,10 @@ class RedisTickets:
         arguments = (owner, digest, value, TTL_S, MOST_EACH)
         self._link.call(scripts.PUT_TICKET, "", "", "", *arguments)
 
+    def look(self, digest: str) -> str | None:
+        value = self._link.command("GET", TICKET + digest)
+        return value.decode() if value else None
+
     def take(self, digest: str) -> str | None:
         value = self._link.command("GETDEL", TICKET + digest)
         return value.decode() if value else None
