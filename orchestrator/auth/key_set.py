@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import jwt
 
 from orchestrator.auth.tokens import is_weak
-from orchestrator.errors import PipelineUnavailable
-from orchestrator.net.addresses import Rule, is_public
+from orchestrator.errors import ConfigError, PipelineUnavailable
+from orchestrator.net.addresses import Rule, is_public, literal
 from orchestrator.net.fetch import FetchFailed, fetch
-from orchestrator.urls import is_private
+from orchestrator.urls import is_private, without_secrets
 
 logger = logging.getLogger("orchestrator")
 
@@ -45,6 +45,16 @@ class KeySet:
         self._keys: dict[str | None, list[Any]] = {}
         self._fetched_at = float("-inf")
         self._asked_at = float("-inf")
+
+    def check(self) -> None:
+        """Raise ConfigError where an address is named that is never called."""
+        address = literal(urlsplit(self._url).hostname or "")
+        if address and not self._allowed(address):
+            raise ConfigError(
+                f"ORCHESTRATOR_JWT_JWKS_URL: {without_secrets(self._url)} is never called, since "
+                f"{address} is no public address, and no token could be checked. For an issuer "
+                "inside your network set ORCHESTRATOR_JWT_KEY_FILE to its public key instead."
+            )
 
     def find(self, key_id: str | None) -> Sequence[Any]:
         """Return the keys of an id; for a token that names none, those without, or the only one.

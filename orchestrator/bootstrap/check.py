@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator import tls
 from orchestrator.bootstrap.backends import MAKERS
+from orchestrator.bootstrap.entrance import build_entrance
 from orchestrator.bootstrap.routes import Routes, tables_of, timeouts_of
 from orchestrator.dispatch.dramatiq.broker import Broker
 from orchestrator.errors import ConfigError, PipelineUnavailable, UpstreamError
@@ -47,6 +48,7 @@ class Check:
         if settings.tls_cert and (fault := tls.fault(settings.tls_cert, settings.tls_key)):
             raise ConfigError(fault)
         Routes(settings)
+        build_entrance(settings)
         self._settings = settings
         self._tables = tables_of(settings)
         self.ok = True

@@ -48,7 +48,8 @@ def _tokens(settings: Settings) -> TokenReader | None:
     elif settings.jwt_key_file:
         verifiers = OneKey(_public_key(settings, algorithm))
     elif settings.jwt_jwks_url:
-        verifiers = KeySet(settings.jwt_jwks_url, algorithm)
+        verifiers = key_set = KeySet(settings.jwt_jwks_url, algorithm)
+        key_set.check()
     else:
         return None
     return TokenReader(

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
 
 Address = IPv4Address | IPv6Address
 Rule = Callable[[Address], bool]
@@ -27,7 +28,19 @@ def is_public(address: Address) -> bool:
 
 def resolve(host: str, port: int) -> Sequence[Address]:
     """Return the addresses of ``host``, in the system's order. Raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return _addresses(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+
+
+def literal(host: str) -> Address | None:
+    """Return the address that ``host`` is, however it is written (0x7f.1); None for a name."""
+    try:
+        found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except OSError:
+        return None
+    return _addresses(found)[0]
+
+
+def _addresses(found: Sequence[tuple[Any, ...]]) -> Sequence[Address]:
     # A zone (fe80::1%eth0) is of a link, and so of no public address.
     texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
     return [ip_address(text) for text in texts]

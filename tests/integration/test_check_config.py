@@ -340,3 +340,21 @@ def test_the_key_is_never_shown(
         ["check-config", "--file", written(tmp_path, upstream.url, 'api_key_env = "KEY_OF_A"')]
     )
     assert KEY not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ORCHESTRATOR_JWT_JWKS_URL", "https://10.0.0.1/keys"),
+        ("ORCHESTRATOR_JWT_KEY_FILE", "nowhere.pem"),
+    ],
+)
+def test_what_credentials_can_not_be_checked_with_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert cli.main(["check-config"]) == 1
+    assert f"{variable}: {value}" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from orchestrator.net.addresses import is_public, resolve
+from orchestrator.net.addresses import is_public, literal, resolve
 
 PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001::200e"]
 NOT_PUBLIC = [
@@ -63,3 +63,23 @@ def test_an_address_written_oddly_is_seen_for_what_it_is(text: str) -> None:
     except OSError:
         return
     assert found and not any(map(is_public, found))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("0x7f000001", "127.0.0.1"),
+        ("0177.1", "127.0.0.1"),
+        ("fe80::1%lo", "fe80::1"),
+        ("::1", "::1"),
+    ],
+)
+def test_a_host_that_is_an_address_is_known_without_asking(host: str, address: str) -> None:
+    assert literal(host) == ip_address(address)
+
+
+@pytest.mark.parametrize("host", ["localhost", "issuer.example", "10.0.0.1.example", "1.2.3.4.5"])
+def test_a_name_is_no_address(host: str) -> None:
+    assert literal(host) is None

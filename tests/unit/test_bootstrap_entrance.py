@@ -60,3 +60,44 @@ def test_any_other_stops_the_start_in_a_sentence(tmp_path: Path, text: bytes, sa
 def test_a_file_that_is_not_there_stops_the_start_as_well(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         built(tmp_path / "nowhere.pem")
+
+
+def built_for(url: str) -> object:
+    return build_entrance(config.load({"ORCHESTRATOR_JWT_JWKS_URL": url}))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.0.1",
+        "10.1",
+        "167772161",
+        "0x0a000001",
+        "012.0.0.1",
+        "169.254.169.254",
+        "0.0.0.0",
+        "2130706433",
+        "[fd00::1]",
+        "[fe80::1]",
+        "[::ffff:10.0.0.1]",
+    ],
+)
+def test_an_issuer_that_is_never_called_stops_the_start(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"ORCHESTRATOR_JWT_JWKS_URL: .*no public address"):
+        built_for(f"https://{host}:8443/keys?key=hidden")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://issuer.example/keys",
+        "https://1.1.1.1/keys",
+        "https://[2606:4700:4700::1111]/keys",
+        "https://127.0.0.1/keys",
+        "http://127.0.0.2:8080/keys",
+        "http://[::1]:8080/keys",
+        "http://localhost:8080/keys",
+    ],
+)
+def test_an_issuer_that_may_be_called_is_taken(url: str) -> None:
+    assert built_for(url)
