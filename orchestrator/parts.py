@@ -95,7 +95,7 @@ class Parts:
         while self._is_any_alive() and (took := time.monotonic() - began) < kill_s:
             time.sleep(LOOK_S)
             if self._asked > heard or (took > hurry_s and not is_hurried):
-                heard, is_hurried = self._asked, True
+                heard, is_hurried = self._asked, is_hurried or took > hurry_s
                 for part in self._parts:
                     part.process.send_signal(signal.SIGTERM)
         self._kill_groups()

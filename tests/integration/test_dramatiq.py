@@ -355,6 +355,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.passed_on: list[str] = []
         self.models: frozenset[str] = frozenset()
 
     def served(self) -> frozenset[str]:
@@ -365,6 +366,9 @@ class Sent:
 
     def sent(self, job_id: str) -> None:
         self.ids.append(job_id)
+
+    def pass_on(self, job_id: str) -> None:
+        self.passed_on.append(job_id)
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"nobody asked for {name}")
@@ -425,7 +429,7 @@ def test_without_redis_a_request_is_left_to_be_sent_again() -> None:
     began = time.monotonic()
     sender.put(a_job(Priority.NORMAL))
     sender.run("an id", EchoBackend())
-    assert store.ids == []
+    assert store.passed_on == store.ids == ["normal 0.0"]
     assert time.monotonic() - began < 1 * BUSY
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 
 import redis
 
@@ -55,10 +56,15 @@ class DramatiqDispatcher:
     def put(self, job: Job) -> None:
         is_overdue = time.time() - job.created_at >= PATIENCE_S
         try:
-            self._broker.send(OVERDUE if is_overdue else job.request.priority, job.id)
+            # Noted before: whoever gets it may pass it on sooner than this returns.
             self._store.sent(job.id)
-        except (redis.RedisError, OrchestratorError) as error:
+            self._broker.send(OVERDUE if is_overdue else job.request.priority, job.id)
+        except OrchestratorError as error:
             self._tell(error)
+        except redis.RedisError as error:
+            self._tell(error)
+            with suppress(OrchestratorError):
+                self._store.pass_on(job.id)
 
     def run(self, job_id: str, route: Route) -> None:
         """Run it here, which takes a moment. If that fails, a worker is sent it later."""

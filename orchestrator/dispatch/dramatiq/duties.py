@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -39,9 +40,12 @@ TELL_S = 10.0
 AWAY_S = 0.5
 """How long to wait before a request that can't be claimed now is tried again."""
 RESERVE_S = 5.0
-"""The part of the time for a stop kept for giving back what has not ended, and for the exit."""
-GIVE_BACK_S = 2.0
+"""The part of the time for a stop kept for giving back what has not ended, for Dramatiq's threads
+(see THREADS_END_S in cli.py), and for the exit."""
+GIVE_BACK_S = 2.5
 """How long giving back may take: where Redis is away, it waits."""
+GIVE_BACK_AT_ONCE = 16
+"""How many requests are given back at a time, where Redis is far away."""
 HURRY_S = 1.0
 """A second signal within this time is the first one again: some send it to all processes."""
 MASTER_S = 1.0
@@ -143,8 +147,8 @@ class Duties(dramatiq.Middleware):
         self._leaving.set()
         if self._intake:
             self._intake.stop()
-        # Before Dramatiq waits for its threads: from its time it takes all that has gone by, once
-        # more for each thread that has ended, and then leaves what still runs to its fate.
+        # Before Dramatiq waits for its threads: from its timeout it takes all the time that has
+        # gone by, and for each thread anew, so that it is over too soon.
         self._let_end(broker)
         giving_back = threading.Thread(target=self._give_back_all, name="give-back", daemon=True)
         giving_back.start()
@@ -182,18 +186,19 @@ class Duties(dramatiq.Middleware):
             )
 
     def _let_end(self, broker: Broker) -> None:
-        deadline = time.monotonic() + self._graceful_s - RESERVE_S
+        deadline = (self._asked_at or time.monotonic()) + self._graceful_s - RESERVE_S
         while broker.held and time.monotonic() < deadline and not self._is_hurried:
             time.sleep(TICK_S)
 
     def _give_back_all(self) -> None:
-        # Once more for what is claimed at the last moment.
-        while running := self._runner.running:
-            for job_id, run in running:
-                self._give_back(job_id, run)
-            time.sleep(TICK_S)
+        with ThreadPoolExecutor(GIVE_BACK_AT_ONCE) as threads:
+            # Once more for what is claimed at the last moment.
+            while running := self._runner.running:
+                list(threads.map(self._give_back, running))
+                time.sleep(TICK_S)
 
-    def _give_back(self, job_id: str, run: int) -> None:
+    def _give_back(self, one: tuple[str, int]) -> None:
+        job_id, run = one
         try:
             change = self._store.give_back(job_id, run)
         except (NotFound, ResultExpired):

@@ -80,9 +80,10 @@ class Intake:
         self._taking.join()
 
     def step_back(self) -> bool:
-        """Let other workers come first for a moment, since something that was taken can't run here.
+        """Let other workers come first for a moment, with what was taken here and can't run here.
 
-        Returns False where they came first a moment ago, and may be busy.
+        Returns whether they do. Where they just did they may be busy, and what can run here would
+        wait for nothing.
         """
         since = time.monotonic() - self._stepped_at
         if since >= STEP_BACK_S + FORWARD_S:

@@ -97,8 +97,8 @@ class Shelf(Generic[T]):
 
     def take_one(self) -> T | None:
         """Take out what is to go first; None where nothing is left."""
-        spare = next((tenants for tenants in reversed(self._classes[1:]) if tenants), self._rows)
-        tenant = next(iter(spare), None)
+        most = next((tenants for tenants in reversed(self._classes) if tenants), self._rows)
+        tenant = next(iter(most), None)
         if tenant is None:
             return None
         return self._take_oldest(tenant, self._rows[tenant])

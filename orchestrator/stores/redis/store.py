@@ -144,10 +144,11 @@ class RedisStore(Views):
         values = codec.pairs(reply[0])
         job = codec.load_job(values)
         if forgotten := self._writer.held(job_id, job.run):
-            # Redis forgot its claim, and this one has the same run. Who claims next has another.
+            # Redis forgot its claim, so both have the same run, and would write into one answer.
+            # Who claims next has another.
             forgotten.close()
             script, arguments = self._requeue(job_id, job.run, owner)
-            self._link.call(script, *arguments)
+            self._writer.patiently(lambda: self._link.call(script, *arguments))
             return None
         self._writer.hold(job, owner, int(values[b"seq"]))
         return Claim(job, codec.load_history(reply[1], reply[2]), float(reply[3]))
@@ -201,7 +202,7 @@ class RedisStore(Views):
             forgotten, late, lost, unsent = self._call(scripts.SWEEP, "", SWEEP_STEP)
             is_sure = self._link.up_s >= self._leases.grace_s
             calls = [self._fail_late(job) for job in _readable(late)]
-            calls += [self._requeue(job_id) for job_id in lost if is_sure]
+            calls += [self._requeue(job_id, "", "") for job_id in lost if is_sure]
             for reply in self._link.call_all(calls):
                 with suppress(codec.ForeignData):
                     change = change_of(reply)
@@ -305,7 +306,7 @@ class RedisStore(Views):
         event = refusals.waited_too_long(job.request)
         return scripts.FINISH, (*self._head(job.id), "", "", "", *ending(event))
 
-    def _requeue(self, job_id: str, run: int | str = "", owner: str = "") -> Call:
+    def _requeue(self, job_id: str, run: int | str, owner: str) -> Call:
         lost = Failed(
             WorkerLost.code,
             f"Whoever ran the request died, {self._leases.losses} times. What it asks for may be "

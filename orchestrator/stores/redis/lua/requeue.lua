@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take a request from whoever runs it, and have it wait for another.
--- ARGV: the run and who claimed it, or '' and '' for one whose lease has run out, how often it may be
--- lost, and the ending of one that was lost too often.
+-- ARGV: the run and who claimed it, or '' and '' for one whose lease has run out, how often it may
+-- be lost, and the ending of one that was lost too often.
 local run, owner, losses_allowed = ARGV[4], ARGV[5], tonumber(ARGV[6])
 local ending = {
   status = 'failed',
