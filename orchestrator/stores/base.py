@@ -160,7 +160,8 @@ class Store(Protocol):
         """End a live job. The first end wins; later ones change nothing.
 
         A job that was asked to stop ends as cancelled, whatever ``event`` is. For a job that was
-        claimed here, a store out of reach is waited for.
+        claimed here, a store out of reach is waited for; one that another process has claimed, and
+        that is not to stop, is that one's to end.
         """
         ...
 

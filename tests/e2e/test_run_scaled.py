@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.scaled import WORKERS
 from tests.e2e.client import until
 from tests.needs import needs
 from tests.processes import children, family, is_running
@@ -43,6 +44,8 @@ def scaled(log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         until(lambda: "Try:" in log.read_text() or process.poll() is not None, START_S)
         assert process.poll() is None, log.read_text()
+        # It is ready with one worker: the other may still be starting.
+        until(lambda: log.read_text().count("Ready to run") == WORKERS, START_S)
         yield process
     finally:
         if process.poll() is None:

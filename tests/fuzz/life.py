@@ -266,10 +266,13 @@ class Life(RuleBasedStateMachine):
     def fail_from_afar(self, number: int, pick: int, run: int) -> None:
         request_id, event = self.one(pick), Failed("SHUTDOWN", "The server is restarting.")
         place = number % len(self.stores)
-        if (place, request_id, run) in self.runs:
+        is_here = (place, request_id, run) in self.runs
+        if is_here:
             self.runs.remove((place, request_id, run))
         real = outcome(lambda: self.store(number).finish(request_id, event, run))
-        self.same_change(real, outcome(lambda: self.model.finish(request_id, event, run)))
+        may_end = is_here or not self.leased
+        told = outcome(lambda: self.model.finish(request_id, event, run, may_end))
+        self.same_change(real, told)
 
     @rule(number=NUMBERS, pick=NUMBERS)
     def cancel(self, number: int, pick: int) -> None:
@@ -401,6 +404,8 @@ class Life(RuleBasedStateMachine):
                 assert all(map(alike, events, request.log))
             for request in self.model.kept():
                 if request.is_live:
+                    # Whoever runs it: what is to stop may be ended by all.
+                    self.stores[0].cancel(request.id)
                     self.stores[0].finish(request.id, Failed("SHUTDOWN", "Over."), request.run)
             self.clock.advance(DAY_S)
             self.stores[0].sweep()

@@ -240,10 +240,18 @@ class Model:
         request = self.requests[request_id]
         request.shown |= {"attempts": number, "backend": backend or request.backend}
 
-    def finish(self, request_id: str, event: Terminal, run: int) -> tuple[bool, list[str]]:
-        """Return whether it changed anything, and whose turn it is now."""
+    def finish(
+        self, request_id: str, event: Terminal, run: int, is_here: bool = True
+    ) -> tuple[bool, list[str]]:
+        """Return whether it changed anything, and whose turn it is now.
+
+        ``is_here`` says whether the process that ends it is the one that runs it, if any does.
+        """
         request = self.find(request_id)
         if not request.is_live or request.run != run:
+            return False, []
+        is_wanted = request.status is Status.PROCESSING and request.cancel_requested_at is None
+        if is_wanted and not is_here:
             return False, []
         return True, self._finish(request, event)
 

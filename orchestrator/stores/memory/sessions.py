@@ -217,18 +217,10 @@ class Sessions:
     def _find(self, session_name: str) -> _Session | None:
         if busy := self._busy.get(session_name):
             return busy.session
-        session = self._idle.get(tenant_of(session_name), session_name)
-        return session if session and not self._is_expired(session) else None
-
-    def _is_expired(self, session: _Session) -> bool:
-        return session.last_used_at + self._retention_s <= self._clock()
+        return self._idle.get(tenant_of(session_name), session_name)
 
     def _take_idle(self, session_name: str) -> _Session | None:
-        session = self._idle.take(tenant_of(session_name), session_name)
-        if session and self._is_expired(session):
-            self._forget(session)
-            return None
-        return session
+        return self._idle.take(tenant_of(session_name), session_name)
 
     def _put_idle(self, session: _Session) -> None:
         self._idle.put(tenant_of(session.name), session.name, session)
