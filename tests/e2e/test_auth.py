@@ -25,6 +25,7 @@ from orchestrator.stores.redis import names
 from orchestrator.strict_json import MAX_BODY
 from orchestrator.web.connections import UNNAMED_SHARE
 from orchestrator.web.ws_guard import FIRST_BYTES
+from tests import redis_server
 from tests.e2e.client import (
     PATIENCE_S,
     call,
@@ -39,6 +40,7 @@ from tests.e2e.client import (
     until,
 )
 from tests.fakes.upstream import Upstream, start_upstream
+from tests.redis_server import RedisServer
 from tests.scaled import is_ready, working
 from tests.served import BUSY, Served, environment, serve
 
@@ -406,46 +408,56 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "ORCHESTRATOR_API_KEYS_FILE" in keys("list", ok=False)
 
 
-def test_with_redis_keys_are_the_same_everywhere(redis: Any, tmp_path: Path) -> None:
-    keys = Keys(tmp_path, ORCHESTRATOR_API_KEYS_FILE="redis", REDIS_URL=redis.url)
+House = tuple[Served, Served, Keys, RedisServer]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Two web processes and a worker over a Redis that has the keys, too."""
+    folder = tmp_path_factory.mktemp("house")
+    with redis_server.running(folder) as redis:
+        keys = Keys(folder, ORCHESTRATOR_API_KEYS_FILE="redis", REDIS_URL=redis.url)
+        with (
+            working(folder / "worker", **keys.environ),
+            serve(**keys.environ) as one,
+            serve(**keys.environ) as two,
+        ):
+            until(lambda: is_ready(one) and is_ready(two))
+            yield one, two, keys, redis
+
+
+def test_with_redis_keys_are_the_same_everywhere(house: House) -> None:
+    one, two, keys, _ = house
     key = keys.create()
     headers = {"X-API-Key": key}
-    with serve(**keys.environ) as one, serve(**keys.environ) as two:
-        for web in (one, two):
-            assert call(web, "GET", "/models", headers=headers).status_code == 200
-        assert "never" not in keys("list")
-        keys("revoke", key)
-        until(lambda: call(one, "GET", "/models", headers=headers).status_code == 401, 30)
-        until(lambda: call(two, "GET", "/models", headers=headers).status_code == 401, 30)
+    for web in (one, two):
+        assert call(web, "GET", "/models", headers=headers).status_code == 200
+    (listed,) = (line for line in keys("list").splitlines() if key.partition(".")[0] in line)
+    assert "never" not in listed
+    keys("revoke", key)
+    until(lambda: call(one, "GET", "/models", headers=headers).status_code == 401, 30)
+    until(lambda: call(two, "GET", "/models", headers=headers).status_code == 401, 30)
 
 
-def test_with_redis_a_stream_token_is_good_everywhere_once_and_for_its_time(
-    redis: Any, tmp_path: Path
-) -> None:
-    keys = Keys(tmp_path, ORCHESTRATOR_API_KEYS_FILE="redis", REDIS_URL=redis.url)
+def test_with_redis_a_stream_token_is_good_everywhere_once_and_for_its_time(house: House) -> None:
+    one, two, keys, redis = house
     headers = {"X-API-Key": keys.create()}
-    with (
-        working(tmp_path / "worker", **keys.environ),
-        serve(**keys.environ) as one,
-        serve(**keys.environ) as two,
-    ):
-        until(lambda: is_ready(one) and is_ready(two))
-        asked = call(one, "POST", "/infer", json={"prompt": "x"}, headers=headers)
-        request_id = asked.json()["request_id"]
+    asked = call(one, "POST", "/infer", json={"prompt": "x"}, headers=headers)
+    request_id = asked.json()["request_id"]
 
-        def issue() -> str:
-            answer = call(one, "POST", f"/stream-token/{request_id}", headers=headers)
-            return str(answer.json()["token"])
+    def issue() -> str:
+        answer = call(one, "POST", f"/stream-token/{request_id}", headers=headers)
+        return str(answer.json()["token"])
 
-        def opened(web: Served, given: str) -> int:
-            return call(web, "GET", f"/stream/{request_id}?token={given}").status_code
+    def opened(web: Served, given: str) -> int:
+        return call(web, "GET", f"/stream/{request_id}?token={given}").status_code
 
-        given = issue()
-        assert opened(two, given) == 200
-        assert opened(one, given) == opened(two, given) == 401
-        late = issue()
-        (kept,) = redis.client.scan_iter(f"{names.TICKET}*")
-        assert 0 < redis.client.ttl(kept) <= TTL_S
-        redis.client.pexpire(kept, 1)
-        until(lambda: not redis.client.exists(kept))
-        assert opened(one, late) == opened(two, late) == 401
+    given = issue()
+    assert opened(two, given) == 200
+    assert opened(one, given) == opened(two, given) == 401
+    late = issue()
+    (kept,) = redis.client.scan_iter(f"{names.TICKET}*")
+    assert 0 < redis.client.ttl(kept) <= TTL_S
+    redis.client.pexpire(kept, 1)
+    until(lambda: not redis.client.exists(kept))
+    assert opened(one, late) == opened(two, late) == 401
