@@ -9,17 +9,25 @@ from tests.commands import environment
 from tests.served import ROOT
 
 LONGEST = "tests/integration/test_failover.py"
-REDIS = sorted(
-    str(path.relative_to(ROOT))
-    for name in ("test_redis_*.py", "test_dramatiq.py")
-    for path in (ROOT / "tests" / "integration").glob(name)
-)
+
+
+def _matching(*names: str) -> list[str]:
+    folder = ROOT / "tests" / "integration"
+    return sorted(str(path.relative_to(ROOT)) for name in names for path in folder.glob(name))
+
+
+REDIS = _matching("test_redis_*.py", "test_dramatiq.py")
+BACKENDS = _matching("test_*_backend.py")
 # Each begins with a second of imports, so they are few, and of about one length.
 SUITES = {
     "unit and contract": ["tests/unit", "tests/contract"],
     "failover": [LONGEST],
     "redis": REDIS,
-    "integration": ["tests/integration", *(f"--ignore={path}" for path in (LONGEST, *REDIS))],
+    "backends": BACKENDS,
+    "integration": [
+        "tests/integration",
+        *(f"--ignore={path}" for path in (LONGEST, *REDIS, *BACKENDS)),
+    ],
 }
 SUITE_S = 280
 """Less than pytest waits for one test (pyproject.toml), to end with what the suite has said."""
