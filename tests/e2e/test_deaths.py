@@ -144,6 +144,25 @@ def test_a_second_signal_has_a_worker_give_back_at_once(
     assert status(server, request_id)["status"] == "pending"
 
 
+def test_a_worker_that_stops_while_redis_hangs_ends_all_the_same(
+    tmp_path: Path, serving: Serving
+) -> None:
+    with redis_server.running(tmp_path) as redis:
+        environ = scaled(redis, ORCHESTRATOR_GRACEFUL_TIMEOUT_S="6")
+        with working(tmp_path / "worker", **environ) as worker:
+            server = serving(**environ)
+            until(lambda: is_ready(server))
+            for request_id in [submit(server, LONG) for _ in range(3)]:
+                started(server, request_id)
+            redis.freeze()
+            worker.process.send_signal(signal.SIGTERM)
+            try:
+                # What can't be given back runs elsewhere once its lease is out.
+                assert worker.process.wait(6 * BUSY) == 0
+            finally:
+                redis.thaw()
+
+
 def test_a_request_that_kills_its_workers_fails_after_three(
     redis: RedisServer, serving: Serving, tmp_path: Path
 ) -> None:

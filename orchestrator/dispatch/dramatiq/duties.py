@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -44,7 +43,7 @@ RESERVE_S = 5.0
 (see THREADS_END_S in cli.py), and for the exit."""
 GIVE_BACK_S = 2.5
 """How long giving back may take: where Redis is away, it waits."""
-GIVE_BACK_AT_ONCE = 16
+GIVE_BACK_AT_ONCE = 32
 """How many requests are given back at a time, where Redis is far away."""
 HURRY_S = 1.0
 """A second signal within this time is the first one again: some send it to all processes."""
@@ -191,14 +190,23 @@ class Duties(dramatiq.Middleware):
             time.sleep(TICK_S)
 
     def _give_back_all(self) -> None:
-        with ThreadPoolExecutor(GIVE_BACK_AT_ONCE) as threads:
-            # Once more for what is claimed at the last moment.
-            while running := self._runner.running:
-                list(threads.map(self._give_back, running))
-                time.sleep(TICK_S)
+        # Once more for what is claimed at the last moment.
+        while running := self._runner.running:
+            for first in range(0, len(running), GIVE_BACK_AT_ONCE):
+                self._give_back_some(running[first : first + GIVE_BACK_AT_ONCE])
+            time.sleep(TICK_S)
 
-    def _give_back(self, one: tuple[str, int]) -> None:
-        job_id, run = one
+    def _give_back_some(self, running: Sequence[tuple[str, int]]) -> None:
+        # No threads of a pool: those are waited for at the exit, however long Redis is away.
+        threads = [
+            threading.Thread(target=self._give_back, args=one, daemon=True) for one in running
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _give_back(self, job_id: str, run: int) -> None:
         try:
             change = self._store.give_back(job_id, run)
         except (NotFound, ResultExpired):
