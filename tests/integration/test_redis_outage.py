@@ -365,15 +365,21 @@ def test_the_end_of_a_run_that_redis_forgot_changes_nothing(
     assert store.finish(job.id, DONE, run).job.result == "said again"
 
 
-def test_a_run_that_redis_forgot_writes_nothing_into_the_next(
-    own: RedisServer, store: RedisStore, other: RedisStore
-) -> None:
+def claimed_by_both(own: RedisServer, store: RedisStore, other: RedisStore) -> Job:
+    """Return a request that one store has claimed, which Redis forgot, and then the other."""
     job = a_job()
     store.submit(job)
     forget = forgetting(own)
     assert store.claim(job.id, "echo")
     forget()
     assert other.claim(job.id, "echo")
+    return job
+
+
+def test_a_run_that_redis_forgot_writes_nothing_into_the_next(
+    own: RedisServer, store: RedisStore, other: RedisStore
+) -> None:
+    job = claimed_by_both(own, store, other)
     assert store.append(job.id, Token(0, "stale"))
     assert other.append(job.id, Token(0, "new"))
     assert list(store.renew()) == [(job.id, 1)]
@@ -405,12 +411,7 @@ def test_a_run_that_redis_forgot_writes_nothing_where_its_own_process_claims_ane
 def test_a_run_that_redis_forgot_is_not_given_back_in_place_of_the_next(
     own: RedisServer, store: RedisStore, other: RedisStore
 ) -> None:
-    job = a_job()
-    store.submit(job)
-    forget = forgetting(own)
-    assert store.claim(job.id, "echo")
-    forget()
-    assert other.claim(job.id, "echo")
+    job = claimed_by_both(own, store, other)
     assert not store.give_back(job.id, 1).changed
     assert not store.finish(job.id, Cancelled(), 1).changed
     assert store.get(job.id).status is Status.PROCESSING
