@@ -243,7 +243,8 @@ def test_a_worker_leaves_a_model_that_it_does_not_have_to_others(
     # It counts as there for a while.
     other.kill()
     request_id = submit(server, "Hello", model="new")
-    until(lambda: f"request {request_id} is left to other workers" in worker.log)
+    # It is said of one request at a time, whichever that is.
+    until(lambda: "is left to other workers" in worker.log)
     assert "there is no model 'new' here" in worker.log
     assert "Traceback" not in worker.log
     assert status(server, request_id)["status"] == "pending"
